@@ -1,0 +1,184 @@
+"""Errors that a caller sees. One shape on every hop, OpenAI's, because that is what the SDKs read.
+
+ServiceError
+├── InvalidRequest        400  the caller can mend the request
+│   ├── Unauthenticated   401
+│   ├── PermissionDenied  403
+│   ├── NotFound          404
+│   ├── BodyTimeout       408
+│   ├── PayloadTooLarge   413
+│   └── UnsupportedMediaType 415
+├── RateLimited           429  come back later
+├── Unavailable           503  come back later
+├── UpstreamFailed        502  the model's side broke its word
+├── DeadlineExceeded      504  the caller's patience ended
+└── ClientGone            499  nobody reads this any more
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import orjson
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+logger = logging.getLogger(__name__)
+
+
+class ServiceError(Exception):
+    """An error with a status and OpenAI's `type` and `code`. The message goes to the caller: no secret, no content."""
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = "internal_error"
+    default_headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.code
+        self.headers = {**self.default_headers, **(headers or {})}
+
+    def body(self) -> bytes:
+        return envelope(self.message, type_=self.type, param=self.param, code=self.code)
+
+    def response(self) -> Response:
+        return Response(self.body(), self.status, self.headers, media_type="application/json")
+
+
+class InvalidRequest(ServiceError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class Unauthenticated(InvalidRequest):
+    status = 401
+    code = "invalid_api_key"
+    default_headers: ClassVar[Mapping[str, str]] = {"www-authenticate": "Bearer"}
+
+
+class PermissionDenied(InvalidRequest):
+    status = 403
+    type = "permission_error"
+    code = "permission_denied"
+
+
+class NotFound(InvalidRequest):
+    status = 404
+    code = "not_found"
+
+
+class BodyTimeout(InvalidRequest):
+    status = 408
+    code = "body_timeout"
+    default_headers: ClassVar[Mapping[str, str]] = {"connection": "close"}
+
+
+class PayloadTooLarge(InvalidRequest):
+    status = 413
+    code = "payload_too_large"
+    default_headers: ClassVar[Mapping[str, str]] = {"connection": "close"}
+
+
+class UnsupportedMediaType(InvalidRequest):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class RateLimited(ServiceError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class Unavailable(ServiceError):
+    """Something that this answer needs is away for now."""
+
+    status = 503
+    type = "server_error"
+    code = "unavailable"
+    default_headers: ClassVar[Mapping[str, str]] = {"retry-after": "1"}
+
+
+class UpstreamFailed(ServiceError):
+    """The upstream answered with something that is no answer: cut, garbled, or a refusal of *our* credentials."""
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_failed"
+
+
+class DeadlineExceeded(ServiceError):
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+
+
+class ClientGone(ServiceError):
+    """The caller hung up. Nobody reads the answer; the status is for logs and spans (nginx's 499)."""
+
+    status = 499
+    type = "invalid_request_error"
+    code = "client_gone"
+
+
+def envelope(message: str, *, type_: str, param: str | None = None, code: str | None = None) -> bytes:
+    """OpenAI's error object as JSON bytes."""
+    return orjson.dumps({"error": {"message": message, "type": type_, "param": param, "code": code}})
+
+
+def param_path(location: Sequence[int | str]) -> str | None:
+    """A field's place as OpenAI writes it: `("messages", 0, "role")` is `messages[0].role`."""
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or None
+
+
+_STATUS_ERRORS: dict[int, type[ServiceError]] = {
+    cls.status: cls for cls in (InvalidRequest, Unauthenticated, PermissionDenied, NotFound, PayloadTooLarge)
+}
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app`, the framework's own included, answer in the one shape."""
+
+    async def service_error(_: Request, error: ServiceError) -> Response:
+        return error.response()
+
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        known = _STATUS_ERRORS.get(error.status_code)
+        code = known.code if known else "method_not_allowed" if error.status_code == 405 else "http_error"  # noqa: PLR2004  # the status is the name
+        body = envelope(str(error.detail), type_="invalid_request_error", code=code)
+        return Response(body, error.status_code, error.headers, media_type="application/json")
+
+    async def validation_error(_: Request, error: RequestValidationError) -> Response:
+        first: dict[str, Any] = error.errors()[0]
+        return InvalidRequest(first["msg"], param=param_path(first["loc"][1:])).response()
+
+    async def unexpected(_: Request, error: Exception) -> Response:
+        logger.error("unexpected_error", extra={"error_type": type(error).__qualname__})
+        return ServiceError("An internal error occurred.").response()
+
+    app.add_exception_handler(ServiceError, service_error)  # type: ignore[arg-type]  # starlette types handlers by Exception only
+    app.add_exception_handler(HTTPException, http_error)  # type: ignore[arg-type]  # as above
+    app.add_exception_handler(RequestValidationError, validation_error)  # type: ignore[arg-type]  # as above
+    app.add_exception_handler(Exception, unexpected)

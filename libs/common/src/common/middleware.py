@@ -1,0 +1,75 @@
+"""What every answer carries and what every request leaves in the log: ids, and one line."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from common import wire
+from common.health import PATHS as HEALTH_PATHS
+from common.telemetry import trace_id
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger("access")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
+_QUIET = frozenset(HEALTH_PATHS)
+
+
+class RequestIds:
+    """Names the request (`scope["state"]["request_id"]`), answers with its ids and logs it once it is over.
+
+    The edge makes its own id; an inner service takes the one that it is given. Routes add fields to the log line
+    through `scope["state"]["log"]`. The path is logged without its query: people put keys there.
+    """
+
+    def __init__(self, app: ASGIApp, *, edge: bool = False) -> None:
+        self.app = app
+        self._edge = edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _QUIET:
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id = (None if self._edge else _given_id(scope)) or f"req_{uuid4().hex}"
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        fields: dict[str, object] = {}
+        state["log"] = fields
+        status = 0
+        current_trace = trace_id()
+
+        async def send_with_ids(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = message["headers"] = list(message["headers"])
+                headers.append((b"x-request-id", request_id.encode()))
+                if current_trace:
+                    headers.append((b"x-trace-id", current_trace.encode()))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_ids)
+        finally:
+            line = {
+                "method": scope["method"],
+                "path": scope["path"][:256],
+                "status": status,
+                "duration_ms": round((time.perf_counter() - started) * 1000, 2),
+                "request_id": request_id,
+            }
+            logger.info("request", extra=line | fields)
+
+
+def _given_id(scope: Scope) -> str | None:
+    wanted = wire.REQUEST_ID.encode()
+    for name, value in scope["headers"]:
+        if name == wanted and _REQUEST_ID.fullmatch(value):
+            return str(value, "ascii")
+    return None

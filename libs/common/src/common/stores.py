@@ -1,0 +1,34 @@
+"""Connections to Valkey or Redis that fail fast: the client's defaults block a call 58 s on a frozen server."""
+
+from __future__ import annotations
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, RedisError  # noqa: A004  # redis's own, meant
+
+CALL_TIMEOUT_S = 0.2
+POOL_WAIT_S = 0.1
+CONNECTIONS = 32
+
+
+def connect(url: str, *, connections: int = CONNECTIONS) -> Redis:
+    """A client whose calls end within 300 ms, whatever the server does. Connects on first use."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=connections,
+        timeout=POOL_WAIT_S,
+        socket_timeout=CALL_TIMEOUT_S,
+        socket_connect_timeout=CALL_TIMEOUT_S,
+        # Once, and only for a broken connection: hides the server's restart. A timeout is never tried again.
+        retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
+        health_check_interval=15,
+    )
+    return Redis.from_pool(pool)
+
+
+async def is_reachable(store: Redis) -> bool:
+    try:
+        return bool(await store.ping())
+    except (RedisError, OSError, TimeoutError):
+        return False

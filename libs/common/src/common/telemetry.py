@@ -1,0 +1,93 @@
+"""Traces over OTLP/HTTP when `OTEL_EXPORTER_OTLP_ENDPOINT` is set, nothing at all otherwise.
+
+The SDK's own variables (`OTEL_TRACES_SAMPLER`, `OTEL_RESOURCE_ATTRIBUTES`, …) mean what they always mean.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.propagators.textmap import DefaultGetter, TextMapPropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from common.health import PATHS as HEALTH_PATHS
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from opentelemetry.context import Context
+    from opentelemetry.propagators.textmap import Getter
+    from opentelemetry.sdk.trace import TracerProvider
+
+EXPORT_TIMEOUT_S = 2
+QUEUE_SPANS = 2_048
+_W3C = TraceContextTextMapPropagator()
+
+
+class EdgePropagator(TextMapPropagator):
+    """Writes `traceparent` for our own hops, reads none: at the edge a caller's trace is a link, never the parent."""
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] | None = None) -> Context:  # noqa: ARG002  # the interface
+        return context if context is not None else otel_context.get_current()
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Any = None) -> None:
+        _W3C.inject(carrier, context, *([setter] if setter else []))
+
+    @property
+    def fields(self) -> set[str]:
+        return _W3C.fields
+
+
+def provider_from_environment(service: str) -> TracerProvider | None:
+    """Build the exporting provider, or None when no endpoint is configured. Nothing is imported that is not used.
+
+    The queue is bounded and drops when full: a collector that is gone, slow or silent costs callers nothing.
+    """
+    if not (os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
+        return None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415  # costs memory
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415  # as above
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  # as above
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  # as above
+
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service}), shutdown_on_exit=False)
+    exporter = OTLPSpanExporter(timeout=EXPORT_TIMEOUT_S)
+    provider.add_span_processor(
+        BatchSpanProcessor(exporter, max_queue_size=QUEUE_SPANS, schedule_delay_millis=500, max_export_batch_size=512)
+    )
+    return provider
+
+
+def instrument(app: FastAPI, provider: TracerProvider | None, *, edge: bool = False) -> None:
+    """Give every request of `app` one server span, whatever its number of chunks. Without a provider: nothing.
+
+    `edge` starts a new trace for each request and links it to the caller's.
+    """
+    if provider is None:
+        return
+    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")  # read once, at the first instrumentation
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor  # noqa: PLC0415  # only when tracing
+
+    propagate.set_global_textmap(EdgePropagator() if edge else _W3C)
+    FastAPIInstrumentor.instrument_app(
+        app,
+        tracer_provider=provider,
+        excluded_urls=",".join(f"{path}$" for path in HEALTH_PATHS),
+        exclude_spans=["receive", "send"],
+        server_request_hook=_link_to_caller if edge else None,
+    )
+
+
+def _link_to_caller(span: trace.Span, scope: dict[str, Any]) -> None:
+    carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    caller = trace.get_current_span(_W3C.extract(carrier, otel_context.Context(), DefaultGetter())).get_span_context()
+    if caller.is_valid:
+        span.add_link(caller)
+
+
+def trace_id() -> str | None:
+    """The current trace's id in hex, or None when tracing is off."""
+    context = trace.get_current_span().get_span_context()
+    return f"{context.trace_id:032x}" if context.is_valid else None

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible model simulator: latency, streams and faults on demand, every attempt on record."""

@@ -1,0 +1,102 @@
+"""The gateway: where its parts meet."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import httpx2
+from fastapi import FastAPI
+
+from common import errors, telemetry
+from common.health import Health
+from common.http_client import create_client
+from common.identity import HopSigner
+from common.middleware import RequestIds
+from common.server import draining
+from common.settings import load
+from common.stores import connect, is_reachable
+from gateway.authentication import Authenticator
+from gateway.cache_client import CacheClient
+from gateway.completions import Completions
+from gateway.dependencies import State
+from gateway.inference_client import InferenceClient
+from gateway.key_store import fetch_key
+from gateway.routes import generate, openai
+from gateway.sealing import Sealer
+from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from opentelemetry.sdk.trace import TracerProvider
+    from redis.asyncio import Redis
+
+
+def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
+    """Build the service. Nothing is opened before its lifespan; stores and services may come later than it."""
+    settings = settings or load(Settings)
+    provider = tracer_provider or telemetry.provider_from_environment("gateway")
+    health = Health()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[State]:
+        async with contextlib.AsyncExitStack() as stack:
+            store: Redis = connect(settings.state_url.get_secret_value())
+            stack.push_async_callback(store.aclose)
+            health.checks["state_store"] = lambda: is_reachable(store)
+            state = await _open(stack, settings, store, provider)
+            await stack.enter_async_context(draining(health, settings.drain_delay_s))
+            yield state
+        if provider is not None:
+            provider.shutdown()
+
+    app = FastAPI(
+        title="Spillway gateway", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    errors.install(app)
+    app.add_middleware(RequestIds, edge=True)
+    app.include_router(health.router())
+    app.include_router(generate.router)
+    app.include_router(openai.router)
+    telemetry.instrument(app, provider, edge=True)
+    return app
+
+
+async def _open(
+    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, provider: TracerProvider | None
+) -> State:
+    peppers = [settings.key_pepper, *([settings.key_pepper_previous] if settings.key_pepper_previous else [])]
+    sealer = Sealer(settings.seal_secret.get_secret_value())
+    cache = CacheClient(
+        await stack.enter_async_context(
+            create_client(
+                base_url=settings.cache_url,
+                timeout=httpx2.Timeout(settings.cache_put_timeout_s, connect=0.02, pool=0.02),
+                tracer_provider=provider,
+            )
+        ),
+        HopSigner(settings.cache_hop_secret.get_secret_value(), "cache"),
+        sealer,
+        timeout_s=settings.cache_timeout_s,
+        put_queue=settings.cache_put_queue,
+    )
+    await stack.enter_async_context(cache.writing(settings.cache_put_timeout_s))
+    inference = InferenceClient(
+        await stack.enter_async_context(create_client(base_url=settings.inference_url, tracer_provider=provider)),
+        HopSigner(settings.inference_hop_secret.get_secret_value(), "inference"),
+    )
+    return State(
+        settings=settings,
+        authenticator=Authenticator(
+            lambda kid: fetch_key(store, kid), [pepper.get_secret_value() for pepper in peppers]
+        ),
+        inference=inference,
+        completions=Completions(
+            cache,
+            inference,
+            fingerprint_key=sealer.fingerprint_key,
+            entry_ttl_s=settings.entry_ttl_s,
+            max_entry_bytes=settings.max_entry_bytes,
+        ),
+    )

@@ -1,0 +1,52 @@
+"""One request on its way to a model: what is known of it after it was read, judged and authenticated."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from common.deadline import Deadline
+    from common.identity import HopIdentity
+
+CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+
+
+class Timings:
+    """How long each stage took, for `Server-Timing` (W3C): stages in the order in which they ended, milliseconds."""
+
+    __slots__ = ("_stages", "_started")
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._stages: list[tuple[str, float]] = []
+
+    def record(self, stage: str, since: float) -> None:
+        """Note that `stage` began at `since` (of `time.perf_counter`) and ends now."""
+        self._stages.append((stage, time.perf_counter() - since))
+
+    def header(self) -> str:
+        stages = [*self._stages, ("total", time.perf_counter() - self._started)]
+        return ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in stages)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    identity: HopIdentity
+    request_id: str
+    endpoint: str
+    body: Mapping[str, Any]
+    payload: bytes
+    """`body` as it is forwarded."""
+    deadline: Deadline
+    timings: Timings
+    is_stream: bool = False
+    choices: int = 1
+    cache_control: frozenset[str] = frozenset()
+    """Directives of the request's `Cache-Control` (RFC 9111), lower case."""
+    log: dict[str, Any] = field(default_factory=dict)
+    """Fields of the request's log line."""

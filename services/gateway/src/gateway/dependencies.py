@@ -1,0 +1,162 @@
+"""What a route may ask for: who is calling, what they sent, and until when they wait."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
+
+from fastapi import Depends, Request
+from opentelemetry import trace
+from starlette.requests import ClientDisconnect
+
+from common import wire
+from common.deadline import Deadline
+from common.errors import BodyTimeout, ClientGone, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from common.identity import HopIdentity
+from gateway.authentication import Authenticator, Caller
+from gateway.call import Call, Timings
+from gateway.completions import Completions
+from gateway.inference_client import InferenceClient
+from gateway.settings import Settings
+from gateway.strict_json import parse_object, render
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class State(TypedDict):
+    """What the lifespan opens, or is given, for the routes."""
+
+    settings: Settings
+    authenticator: Authenticator
+    inference: InferenceClient
+    completions: Completions
+
+
+def state_of(request: Request) -> State:
+    return cast("State", request.scope["state"])
+
+
+async def authenticated(request: Request) -> Caller:
+    """The caller behind the API key. On every router but health's: deny by default."""
+    started = time.perf_counter()
+    scope_state = request.scope["state"]
+    timings = scope_state["timings"] = Timings()
+    caller = await state_of(request)["authenticator"].authenticate(request.headers.get("authorization"))
+    timings.record("auth", started)
+    span = trace.get_current_span()
+    if span.is_recording():
+        span.set_attribute("spillway.tenant", caller.tenant)
+        span.set_attribute("spillway.key.id", caller.key_id)
+    scope_state["log"] |= {"tenant": caller.tenant, "key_id": caller.key_id}
+    return caller
+
+
+AuthenticatedCaller = Annotated[Caller, Depends(authenticated)]
+
+
+def acceptable_content(request: Request) -> None:
+    """Refuse what need not be read: wrong type, encoded, or announced as too large."""
+    if request.method != "POST":
+        return
+    headers = request.headers
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != wire.JSON:
+        raise UnsupportedMediaType("The Content-Type has to be application/json.")
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("Encoded bodies are not accepted; send Content-Encoding: identity.")
+    length = headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > state_of(request)["settings"].max_body_bytes:
+        raise _too_large(state_of(request)["settings"])
+
+
+async def read_body(request: Request) -> dict[str, Any]:
+    """The request's JSON object, judged strictly, read within its time and size."""
+    settings = state_of(request)["settings"]
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > settings.max_body_bytes:
+                    raise _too_large(settings)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise BodyTimeout("The request body did not arrive in time.") from None
+    except ClientDisconnect:
+        raise ClientGone("The client closed the connection.") from None
+    return parse_object(b"".join(chunks))
+
+
+JsonBody = Annotated[dict[str, Any], Depends(read_body)]
+
+
+def _too_large(settings: Settings) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The request body is larger than {settings.max_body_bytes} bytes.")
+
+
+@dataclass(frozen=True, slots=True)
+class CallFactory:
+    """Makes the `Call` of a request once its body was judged."""
+
+    request: Request
+    caller: Caller
+
+    def __call__(self, endpoint: str, body: Mapping[str, Any], *, is_stream: bool = False, choices: int = 1) -> Call:
+        scope_state = self.request.scope["state"]
+        scope_state["log"]["model"] = body["model"]
+        return Call(
+            identity=self.identity(),
+            request_id=scope_state["request_id"],
+            endpoint=endpoint,
+            body=body,
+            payload=render(dict(body)),
+            deadline=self.deadline(is_stream=is_stream),
+            timings=scope_state["timings"],
+            is_stream=is_stream,
+            choices=choices,
+            cache_control=_directives(self.request.headers.get("cache-control", "")),
+            log=scope_state["log"],
+        )
+
+    def identity(self) -> HopIdentity:
+        return HopIdentity(self.caller.tenant, self.caller.key_id)
+
+    def deadline(self, *, is_stream: bool = False) -> Deadline:
+        settings = state_of(self.request)["settings"]
+        return Deadline.after(_patience_s(self.request.headers, settings, is_stream=is_stream))
+
+
+def call_factory(request: Request, caller: AuthenticatedCaller) -> CallFactory:
+    return CallFactory(request, caller)
+
+
+Calls = Annotated[CallFactory, Depends(call_factory)]
+
+
+def _directives(cache_control: str) -> frozenset[str]:
+    return frozenset(part.strip().lower() for part in cache_control.split(",")) if cache_control else frozenset()
+
+
+def _patience_s(headers: Mapping[str, str], settings: Settings, *, is_stream: bool) -> float:
+    """How long the caller waits: our header, else the SDK's read timeout (of a stream: its gaps only), else ours."""
+    if (given := headers.get(wire.TIMEOUT_MS)) is not None:
+        patience = _positive(given, wire.TIMEOUT_MS) / 1000
+    elif not is_stream and (given := headers.get("x-stainless-read-timeout")) is not None:
+        patience = _positive(given, "x-stainless-read-timeout")
+    else:
+        patience = settings.stream_timeout_s if is_stream else settings.request_timeout_s
+    return min(patience, settings.max_timeout_s)
+
+
+def _positive(text: str, header: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise InvalidRequest(f"The header {header} has to be a positive number.", param=header)
+    return value

@@ -1,0 +1,74 @@
+"""Sends a call to the inference service and returns its answer with the status and first bytes known."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import httpx2
+
+from common import wire
+from common.errors import DeadlineExceeded, Unavailable
+
+if TYPE_CHECKING:
+    from common.deadline import Deadline
+    from common.identity import HopIdentity, HopSigner
+    from gateway.call import Call
+
+CONNECT_S = 0.5
+"""Both tries share it: with all of inference dead a caller knows within 600 ms."""
+STREAM_READ_S = 65
+"""Longest silence of a stream: inference's own first-byte cap (60 s) and then some."""
+_CONNECT_TRIES = 2
+_HOP_REFUSED = 401
+
+
+class InferenceClient:
+    def __init__(self, client: httpx2.AsyncClient, signer: HopSigner) -> None:
+        self._client = client
+        self._signer = signer
+
+    async def send(self, call: Call) -> httpx2.Response:
+        """Return the open response; the caller closes it. Raises `Unavailable` or `DeadlineExceeded`.
+
+        A second try is made only when no byte of the request was sent: inference alone retries what may have run.
+        """
+        budget_s = call.deadline.budget_s()
+        read_s = min(budget_s, STREAM_READ_S) if call.is_stream else budget_s
+        headers = self._headers(call.identity, call.request_id, call.deadline) | {"content-type": wire.JSON}
+        return await self._send("POST", call.endpoint, headers=headers, content=call.payload, read_s=read_s)
+
+    async def models(self, identity: HopIdentity, request_id: str, deadline: Deadline) -> httpx2.Response:
+        headers = self._headers(identity, request_id, deadline)
+        return await self._send("GET", "/v1/models", headers=headers, content=None, read_s=deadline.budget_s())
+
+    async def _send(
+        self, method: str, path: str, *, headers: dict[str, str], content: bytes | None, read_s: float
+    ) -> httpx2.Response:
+        connect_by = time.monotonic() + CONNECT_S
+        for attempt in range(1, _CONNECT_TRIES + 1):
+            connect_s = max(connect_by - time.monotonic(), 0.01)
+            timeout = httpx2.Timeout(connect=connect_s, read=read_s, write=read_s, pool=connect_s)
+            request = self._client.build_request(method, path, headers=headers, content=content, timeout=timeout)
+            try:
+                response = await self._client.send(request, stream=True)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+                if attempt == _CONNECT_TRIES or time.monotonic() >= connect_by:
+                    raise Unavailable("The inference service cannot be reached.") from error
+            except httpx2.TimeoutException as error:
+                raise DeadlineExceeded("The model did not answer in time.") from error
+            except httpx2.HTTPError as error:
+                raise Unavailable("The inference service broke the connection.") from error
+            else:
+                if response.status_code == _HOP_REFUSED:
+                    await response.aclose()
+                    raise Unavailable("The platform's services do not trust each other.", code="hop_refused")
+                return response
+        raise AssertionError("unreachable")
+
+    def _headers(self, identity: HopIdentity, request_id: str, deadline: Deadline) -> dict[str, str]:
+        return {
+            "authorization": self._signer.authorization(identity),
+            wire.REQUEST_ID: request_id,
+            wire.TIMEOUT_MS: str(int(deadline.budget_s() * 1000)),
+        }

@@ -1,0 +1,99 @@
+"""API keys: their format, what is stored of them, and their record.
+
+`sw_<environment>_<kid>_<secret><checksum>`: a scannable prefix, a public id, 256 random bits and a CRC-32, so that a
+mistyped key is refused without any I/O. Stored is an HMAC-SHA256 under a pepper that lives elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SHAPE = re.compile(
+    r"sw_(?P<environment>[a-z]{2,8})_(?P<kid>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})(?P<crc>[0-9a-f]{8})"
+)
+_LONGEST = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key whose shape and checksum are right; whether it is known is another question."""
+
+    text: str
+    kid: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the key, or None for anything that cannot be one: no store is asked about it."""
+        match = _SHAPE.fullmatch(text) if len(text) <= _LONGEST else None
+        if match is None or not hmac.compare_digest(match["crc"], _checksum(text[:-8])):
+            return None
+        return cls(text, match["kid"])
+
+    def __repr__(self) -> str:
+        return f"ApiKey(kid={self.kid!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What the state store knows of a key; never the key."""
+
+    kid: str
+    digest: str
+    tenant: str
+    name: str
+    enabled: bool = True
+    expires_at: float | None = None
+    """Unix seconds."""
+
+    def to_json(self) -> bytes:
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Read a record; fields of a later version are ignored. Raises `ValueError` when it is damaged."""
+        try:
+            fields = orjson.loads(data)
+            return cls(**{name: fields[name] for name in cls.__slots__ if name in fields})
+        except (orjson.JSONDecodeError, TypeError, KeyError) as error:
+            raise ValueError("damaged key record") from error
+
+    def is_live(self, now: float) -> bool:
+        return self.enabled and (self.expires_at is None or now < self.expires_at)
+
+    def is_of(self, digests: Sequence[str]) -> bool:
+        """Whether one of `digests` (the key's, under each accepted pepper) is this record's; in constant time."""
+        return sum(hmac.compare_digest(self.digest, digest) for digest in digests) > 0
+
+
+def generate_key(environment: str) -> ApiKey:
+    """Make a new key. Its text is shown once and stored nowhere."""
+    kid = secrets.token_hex(8)
+    body = f"sw_{environment}_{kid}_{secrets.token_hex(32)}"
+    return ApiKey(body + _checksum(body), kid)
+
+
+def digest_of(key_text: str, pepper: str) -> str:
+    return hmac.new(pepper.encode(), key_text.encode(), hashlib.sha256).hexdigest()
+
+
+def record_for(key_text: str, *, pepper: str, tenant: str, name: str) -> KeyRecord:
+    """The record to store for a key. Raises `ValueError` when the text is no key."""
+    key = ApiKey.parse(key_text)
+    if key is None:
+        raise ValueError("not a Spillway key")
+    return KeyRecord(kid=key.kid, digest=digest_of(key_text, pepper), tenant=tenant, name=name)
+
+
+def _checksum(body: str) -> str:
+    return f"{zlib.crc32(body.encode()):08x}"

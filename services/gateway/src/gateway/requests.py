@@ -1,0 +1,102 @@
+"""What the gateway must be able to trust of a request before it forwards it. Everything else passes untouched."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+
+from common.errors import InvalidRequest, param_path
+
+Model = Annotated[str, Field(min_length=1, max_length=256, description="The public name of a model.")]
+MAX_TOKENS = 2**31 - 1
+
+FORBIDDEN = frozenset({"api_base", "base_url", "api_key", "api_version", "extra_headers", "extra_query", "extra_body"})
+"""A client never chooses where its request goes, nor with which credentials."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, hide_input_in_errors=True)
+
+
+class Message(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]  # pydantic's way to configure
+
+    role: str
+
+
+class ChatCompletionRequest(_Body):
+    """OpenAI's chat completion request: the fields that are checked here; unknown ones reach the upstream as sent."""
+
+    model: Model
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096)]
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=1024)] | None = None
+    user: Annotated[str, Field(max_length=1024)] | None = None
+    metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
+
+    @model_validator(mode="after")
+    def _options_need_a_stream(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is only allowed when stream is true")
+        return self
+
+
+Tokens = Annotated[list[int], Field(min_length=1, max_length=100_000)]
+
+
+class EmbeddingsRequest(_Body):
+    """OpenAI's embeddings request."""
+
+    model: Model
+    input: (
+        Annotated[str, Field(min_length=1)]
+        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=2048)]
+        | Tokens
+        | Annotated[list[Tokens], Field(min_length=1, max_length=2048)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    user: Annotated[str, Field(max_length=1024)] | None = None
+
+
+class GenerateRequest(_Body):
+    """The simplest door: a prompt in, a text out. Further fields are those of a chat completion."""
+
+    prompt: Annotated[str, Field(min_length=1)]
+    model: Model | None = None
+    stream: Literal[False] | None = None
+
+
+class GenerateResponse(BaseModel):
+    result: str
+    model: str
+    cached: bool
+    usage: dict[str, Any] | None
+
+
+BodyT = TypeVar("BodyT", bound=_Body)
+
+
+def check(body: dict[str, Any], shape: type[BodyT]) -> BodyT:
+    """Judge a parsed body. Raises `InvalidRequest` that names the first field at fault and never repeats its value."""
+    for field in FORBIDDEN & body.keys():
+        raise InvalidRequest(f"'{field}' may not be set by a client.", param=field, code="unsupported_parameter")
+    try:
+        return shape.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        location = [part for part in first["loc"] if isinstance(part, int) or part in body or part in _NESTED]
+        param = param_path(location) or param_path(first["loc"]) or "stream_options"
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"Invalid '{param}': {message}.", param=param, code="invalid_value") from None
+
+
+_NESTED = frozenset({"role"})

@@ -1,0 +1,50 @@
+"""`POST /generate`: a prompt in, a text out. A chat completion underneath, so it shares cache entries with those."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from common.errors import InvalidRequest, UpstreamFailed
+from gateway.call import CHAT
+from gateway.completions import Answer
+from gateway.dependencies import Calls, JsonBody, acceptable_content, authenticated, state_of
+from gateway.requests import ChatCompletionRequest, GenerateRequest, GenerateResponse, check
+from gateway.routes.describe import json_body
+
+router = APIRouter(tags=["generate"], dependencies=[Depends(acceptable_content), Depends(authenticated)])
+_OK = 200
+
+
+@router.post(
+    "/generate",
+    summary="Answer a prompt",
+    openapi_extra=json_body(GenerateRequest),
+    responses={200: {"model": GenerateResponse}},
+)
+async def generate(request: Request, calls: Calls, body: JsonBody) -> Response:
+    asked = check(body, GenerateRequest)
+    state = state_of(request)
+    model = asked.model or state["settings"].default_model
+    if model is None:
+        raise InvalidRequest("'model' is required: this gateway has no default model.", param="model")
+    further = {name: value for name, value in body.items() if name not in ("prompt", "model", "stream")}
+    chat = {**further, "model": model, "messages": [{"role": "user", "content": asked.prompt}]}
+    check(chat, ChatCompletionRequest)
+    answer = await state["completions"].answer(calls(CHAT, chat), request.receive)
+    if answer.status != _OK:
+        return answer.response()
+    return Answer(_OK, _generated(answer), answer.headers).response()
+
+
+def _generated(answer: Answer) -> bytes:
+    try:
+        completion: dict[str, Any] = orjson.loads(answer.body)
+        result = completion["choices"][0]["message"]["content"] or ""
+        shown = {"result": result, "model": completion["model"], "cached": answer.is_cached}
+        return orjson.dumps(shown | {"usage": completion.get("usage")})
+    except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+        raise UpstreamFailed("The upstream's answer was not a chat completion.") from error

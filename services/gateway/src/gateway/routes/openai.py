@@ -1,0 +1,41 @@
+"""OpenAI's wire: chat completions (streamed and not), embeddings, models."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from gateway.call import CHAT, EMBEDDINGS
+from gateway.completions import Answer
+from gateway.dependencies import Calls, JsonBody, acceptable_content, authenticated, state_of
+from gateway.requests import ChatCompletionRequest, EmbeddingsRequest, check
+from gateway.routes.describe import json_body
+
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(acceptable_content), Depends(authenticated)])
+
+
+@router.post("/chat/completions", summary="Create a chat completion", openapi_extra=json_body(ChatCompletionRequest))
+async def create_chat_completion(request: Request, calls: Calls, body: JsonBody) -> Response:
+    chat = check(body, ChatCompletionRequest)
+    call = calls(CHAT, body, is_stream=bool(chat.stream), choices=chat.n or 1)
+    completions = state_of(request)["completions"]
+    if call.is_stream:
+        return await completions.stream(call, request.receive)
+    return (await completions.answer(call, request.receive)).response()
+
+
+@router.post("/embeddings", summary="Create embeddings", openapi_extra=json_body(EmbeddingsRequest))
+async def create_embeddings(request: Request, calls: Calls, body: JsonBody) -> Response:
+    check(body, EmbeddingsRequest)
+    answer = await state_of(request)["completions"].answer(calls(EMBEDDINGS, body), request.receive)
+    return answer.response()
+
+
+@router.get("/models", summary="List the models that the key may use")
+async def list_models(request: Request, calls: Calls) -> Response:
+    request_id = request.scope["state"]["request_id"]
+    reply = await state_of(request)["inference"].models(calls.identity(), request_id, calls.deadline())
+    try:
+        return Answer(reply.status_code, await reply.aread(), {}).response()
+    finally:
+        await reply.aclose()

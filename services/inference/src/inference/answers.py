@@ -1,0 +1,237 @@
+"""Gets an answer from the upstream: a whole one, or a stream whose first event has been seen."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import httpx2
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from common import sse, wire
+from common.errors import DeadlineExceeded, ServiceError
+from common.event_stream import relay_chat
+from inference.errors import AttemptFailedError
+from inference.retries import with_retries
+from inference.upstream import error_in_answer, malformed, transport_failure
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from opentelemetry.trace import Span, Tracer
+
+    from common.deadline import Deadline
+    from inference.settings import Settings
+    from inference.upstream import Upstream
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of the upstream, and for how long."""
+
+    operation: str
+    """`chat`, `embeddings` or `models`: GenAI's `gen_ai.operation.name`."""
+    path: str
+    model: str
+    payload: bytes | None
+    request_id: str
+    deadline: Deadline
+    choices: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WholeAnswer:
+    body: bytes
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStream:
+    """A stream under way. `events` ends well only if the answer was complete; `close` is to be awaited once."""
+
+    events: AsyncIterator[bytes]
+    attempts: int
+    close: Callable[[ServiceError | None], Awaitable[None]]
+
+
+class Answers:
+    def __init__(self, upstream: Upstream, settings: Settings, tracer: Tracer) -> None:
+        self._upstream = upstream
+        self._settings = settings
+        self._tracer = tracer
+
+    async def whole(self, question: Question) -> WholeAnswer:
+        """Raises `ServiceError`."""
+
+        async def attempt(number: int) -> WholeAnswer:
+            with self._attempt_span(question, number):
+                response = await self._open(question, question.deadline.budget_s())
+                body = await self._read(response)
+                if (failure := error_in_answer(body)) is not None:
+                    raise failure
+                return WholeAnswer(body, number)
+
+        span = self._operation_span(question, is_stream=False)
+        with trace.use_span(span, end_on_exit=False):
+            try:
+                answer = await self._retried(attempt, question)
+            except ServiceError as error:
+                _finish(span, error)
+                raise
+            except BaseException:
+                span.end()  # cancelled: the client left, which is not the model's error
+                raise
+        _finish(span, None, answer.attempts)
+        return answer
+
+    async def stream(self, question: Question) -> AnswerStream:
+        """Return once the first event is there: until then a failure is a status, and may be retried."""
+        started = time.perf_counter()
+
+        async def attempt(number: int) -> tuple[int, httpx2.Response, AsyncIterator[bytes], sse.ChatStream, bytes]:
+            with self._attempt_span(question, number):
+                cap_s = question.deadline.budget_s(self._settings.first_event_timeout_s)
+                response = await self._open(question, cap_s)
+                try:
+                    async with asyncio.timeout(cap_s):
+                        return (number, response, *await self._first_event(response, question))
+                except BaseException as error:
+                    await response.aclose()
+                    if isinstance(error, TimeoutError):
+                        raise transport_failure(error) from error
+                    raise
+
+        span = self._operation_span(question, is_stream=True)
+        with trace.use_span(span, end_on_exit=False):
+            try:
+                number, response, chunks, watch, first = await self._retried(attempt, question)
+            except ServiceError as error:
+                _finish(span, error)
+                raise
+            except BaseException:
+                span.end()  # as above
+                raise
+        span.set_attribute("gen_ai.response.time_to_first_chunk", time.perf_counter() - started)
+
+        async def close(error: ServiceError | None) -> None:
+            await response.aclose()
+            _finish(span, error, number)
+
+        return AnswerStream(self._events(first, chunks, watch, question.deadline), number, close)
+
+    async def _retried(self, attempt: Callable[[int], Awaitable[_T]], question: Question) -> _T:
+        return await with_retries(attempt, deadline=question.deadline, max_attempts=self._settings.max_attempts)
+
+    async def _open(self, question: Question, read_timeout_s: float) -> httpx2.Response:
+        return await self._upstream.open(
+            "POST" if question.payload is not None else "GET",
+            question.path,
+            content=question.payload,
+            request_id=question.request_id,
+            read_timeout_s=read_timeout_s,
+        )
+
+    async def _read(self, response: httpx2.Response) -> bytes:
+        body = bytearray()
+        try:
+            async for chunk in response.aiter_raw():
+                body += chunk
+                if len(body) > self._settings.max_answer_bytes:
+                    raise malformed()
+        except httpx2.HTTPError as error:
+            raise transport_failure(error) from error
+        finally:
+            await response.aclose()
+        return bytes(body)
+
+    async def _first_event(
+        self, response: httpx2.Response, question: Question
+    ) -> tuple[AsyncIterator[bytes], sse.ChatStream, bytes]:
+        if not response.headers.get("content-type", "").startswith(wire.EVENT_STREAM):
+            raise error_in_answer(await self._read(response)) or malformed()
+        watch = sse.ChatStream(question.choices)
+        chunks = response.aiter_raw()
+        first = b""
+        try:
+            async for chunk in chunks:
+                first += watch.feed(chunk)
+                if watch.failed:
+                    raise error_in_answer(b'{"error": true}') or malformed()
+                if watch.has_content:
+                    return chunks, watch, first
+        except httpx2.HTTPError as error:
+            raise transport_failure(error) from error
+        except sse.MalformedStreamError as error:
+            raise malformed() from error
+        raise malformed()  # it ended before it began
+
+    async def _events(
+        self, first: bytes, chunks: AsyncIterator[bytes], watch: sse.ChatStream, deadline: Deadline
+    ) -> AsyncIterator[bytes]:
+        yield first
+        async for events in relay_chat(self._watched(chunks), watch):
+            yield events
+            if deadline.remaining_s() <= 0:
+                raise DeadlineExceeded("The request's deadline passed.")
+
+    async def _watched(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The same chunks, with a bound on the silence between two of them."""
+        while True:
+            async with asyncio.timeout(self._settings.event_gap_timeout_s):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+
+    def _operation_span(self, question: Question, *, is_stream: bool) -> Span:
+        return self._tracer.start_span(
+            f"{question.operation} {question.model}".rstrip(),
+            kind=SpanKind.CLIENT,
+            attributes={
+                "gen_ai.operation.name": question.operation,
+                "gen_ai.provider.name": "openai",
+                "gen_ai.request.model": question.model,
+                "gen_ai.request.stream": is_stream,
+            },
+        )
+
+    def _attempt_span(self, question: Question, number: int) -> _AttemptSpan:
+        return _AttemptSpan(
+            self._tracer.start_span(
+                "attempt",
+                kind=SpanKind.CLIENT,
+                attributes={"spillway.attempt.number": number, "gen_ai.request.model": question.model},
+            )
+        )
+
+
+class _AttemptSpan:
+    """A span for one attempt, ended with its reason: an exception's own message may quote the upstream."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._current = trace.use_span(span, record_exception=False, set_status_on_exception=False)
+
+    def __enter__(self) -> None:
+        self._current.__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
+        if isinstance(error, AttemptFailedError):
+            self._span.set_attribute("error.type", error.reason)
+            self._span.set_status(Status(StatusCode.ERROR))
+        self._current.__exit__(None, None, None)
+        self._span.end()
+
+
+def _finish(span: Span, error: ServiceError | None, attempts: int | None = None) -> None:
+    if attempts is not None:
+        span.set_attribute("spillway.attempts", attempts)
+    if error is not None and error.code != "client_gone":
+        span.set_attribute("error.type", error.code or error.type)
+        span.set_status(Status(StatusCode.ERROR))
+    span.end()

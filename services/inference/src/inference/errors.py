@@ -1,0 +1,25 @@
+"""How one attempt at an upstream can fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from common.errors import ServiceError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttemptFailedError(Exception):
+    """One upstream call failed before a byte of its answer went to the caller."""
+
+    error: ServiceError
+    """What the caller gets if this was the last attempt."""
+    reason: str
+    """A word for spans and logs: `status_503`, `connect`, `broken`, `timeout`, `malformed`."""
+    is_retryable: bool = False
+    retry_after_s: float | None = None
+    """What the upstream asked for."""
+
+    def __str__(self) -> str:
+        return self.reason

@@ -1,0 +1,40 @@
+"""OpenAI's wire, for the gateway: what it sends reaches the upstream unchanged."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from common import wire
+from common.deadline import Patience
+from common.event_stream import EventStream
+from inference.answers import Question
+from inference.dependencies import Asked, platform_call, question, state_of
+
+router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(platform_call)])
+
+
+@router.post("/chat/completions", summary="Create a chat completion, streamed or not")
+async def create_chat_completion(request: Request, asked: Asked) -> Response:
+    chat = question(request, "chat", "/chat/completions", asked)
+    if asked[1].get("stream") is not True:
+        return await _whole(request, chat)
+    async with Patience(chat.deadline, request.receive):
+        stream = await state_of(request)["answers"].stream(chat)
+    return EventStream(stream.events, finish=stream.close, headers={wire.ATTEMPTS: str(stream.attempts)})
+
+
+@router.post("/embeddings", summary="Create embeddings")
+async def create_embeddings(request: Request, asked: Asked) -> Response:
+    return await _whole(request, question(request, "embeddings", "/embeddings", asked))
+
+
+@router.get("/models", summary="List models")
+async def list_models(request: Request) -> Response:
+    return await _whole(request, question(request, "models", "/models", None))
+
+
+async def _whole(request: Request, asked: Question) -> Response:
+    async with Patience(asked.deadline, request.receive):
+        answer = await state_of(request)["answers"].whole(asked)
+    return Response(answer.body, 200, {wire.ATTEMPTS: str(answer.attempts)}, media_type=wire.JSON)

@@ -1,0 +1,134 @@
+"""One call to an OpenAI-compatible endpoint through the official SDK: raw bytes in and out, its errors made ours.
+
+The SDK brings authentication, URLs and error classes; its typed chunks would cost a hundred times more than the bytes
+(docs/adr/0003), its retries would multiply ours.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import httpx2
+import openai
+import orjson
+from opentelemetry import propagate
+
+from common import wire
+from common.errors import DeadlineExceeded, InvalidRequest, RateLimited, ServiceError, Unavailable, UpstreamFailed
+from inference.errors import AttemptFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_RETRYABLE = frozenset({429, 502, 503, 504})
+_PASSED_ON = frozenset({400, 404, 408, 409, 413, 415, 422, 429, 503, 504})
+_LONGEST_TEXT = 1_000
+_Unused = openai.AsyncStream[Any]
+"""The SDK asks for a stream class; with `cast_to` a raw response it never makes one."""
+
+
+class Upstream:
+    def __init__(self, *, base_url: str, api_key: str, client: httpx2.AsyncClient, connect_timeout_s: float) -> None:
+        self._api_key = api_key
+        self._connect_timeout_s = connect_timeout_s
+        self._sdk = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, http_client=client)
+
+    async def open(
+        self, method: str, path: str, *, content: bytes | None, request_id: str, read_timeout_s: float
+    ) -> httpx2.Response:
+        """Return a 2xx response whose body is unread. Raises `AttemptFailedError`."""
+        connect_s = min(self._connect_timeout_s, read_timeout_s)
+        headers: dict[str, str] = {wire.REQUEST_ID: request_id}
+        propagate.inject(headers)
+        options: Any = {
+            "headers": headers,
+            "timeout": httpx2.Timeout(connect=connect_s, read=read_timeout_s, write=read_timeout_s, pool=connect_s),
+        }
+        try:
+            if method == "GET":
+                reply = self._sdk.get(path, cast_to=httpx2.Response, options=options, stream=True, stream_cls=_Unused)
+            else:
+                reply = self._sdk.post(
+                    path, cast_to=httpx2.Response, content=content, options=options, stream=True, stream_cls=_Unused
+                )
+            return cast("httpx2.Response", await reply)
+        except openai.APIStatusError as error:
+            raise self._status_failure(error) from error
+        except openai.APIConnectionError as error:
+            raise transport_failure(error.__cause__ or error) from error
+        except openai.OpenAIError as error:
+            raise malformed() from error
+
+    def _status_failure(self, error: openai.APIStatusError) -> AttemptFailedError:
+        status = error.status_code
+        retry_after_s = _retry_after_s(error.response.headers)
+        headers = {} if retry_after_s is None else {"retry-after": f"{max(1, round(retry_after_s))}"}
+        told = error.body if isinstance(error.body, dict) else {}
+        message = self._redacted(told.get("message")) or f"The upstream answered with status {status}."
+        shown: ServiceError
+        if status in (401, 403):
+            shown = UpstreamFailed("The upstream refused the platform's credentials.", code="upstream_auth")
+        elif status in _PASSED_ON:
+            kind = RateLimited if status == 429 else Unavailable if status in (503, 504) else InvalidRequest  # noqa: PLR2004  # the status is the name
+            shown = kind(
+                message, param=self._redacted(told.get("param")), code=self._redacted(told.get("code")), headers=headers
+            )
+            shown.status = status
+        else:
+            shown = UpstreamFailed(f"The upstream answered with status {status}.", headers=headers)
+        return AttemptFailedError(
+            shown, f"status_{status}", is_retryable=status in _RETRYABLE, retry_after_s=retry_after_s
+        )
+
+    def _redacted(self, text: object) -> str | None:
+        return text.replace(self._api_key, "[redacted]")[:_LONGEST_TEXT] if isinstance(text, str) else None
+
+
+def transport_failure(error: BaseException) -> AttemptFailedError:
+    """What a failure of the connection means, before or while the answer was read."""
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+        unreachable = Unavailable("The upstream cannot be reached.", code="upstream_unreachable")
+        return AttemptFailedError(unreachable, "connect", is_retryable=True)
+    if isinstance(error, httpx2.TimeoutException | TimeoutError):
+        late = DeadlineExceeded("The upstream did not answer in time.", code="upstream_timeout")
+        return AttemptFailedError(late, "timeout", is_retryable=True)
+    if isinstance(error, httpx2.RemoteProtocolError | httpx2.DecodingError):
+        return malformed()
+    broken = UpstreamFailed("The upstream broke the connection.", code="upstream_broken")
+    return AttemptFailedError(broken, "broken", is_retryable=True)
+
+
+def malformed() -> AttemptFailedError:
+    garbled = UpstreamFailed("The upstream sent something that is no answer.", code="upstream_malformed")
+    return AttemptFailedError(garbled, "malformed")
+
+
+def error_in_answer(body: bytes) -> AttemptFailedError | None:
+    """The failure that an answer with status 200 turns out to be; None when it is a JSON object without an error."""
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return malformed()
+    if not isinstance(answer, dict):
+        return malformed()
+    if answer.get("error"):
+        told = UpstreamFailed("The upstream reported an error.", code="upstream_error")
+        return AttemptFailedError(told, "error_in_answer")
+    return None
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds of a `Retry-After` (RFC 9110, 10.2.3: seconds or a date); None when absent or nonsense."""
+    text = headers.get("retry-after")
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        except ValueError:
+            return None
+    return seconds if 0 <= seconds < float("inf") else None
