@@ -17,7 +17,6 @@ ServiceError
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
     from starlette.requests import Request
-
-logger = logging.getLogger(__name__)
 
 
 class ServiceError(Exception):
@@ -159,7 +156,10 @@ _STATUS_ERRORS: dict[int, type[ServiceError]] = {
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of `app`, the framework's own included, answer in the one shape."""
+    """Make every error of `app`, the framework's own included, answer in the one shape.
+
+    What nobody foresaw is answered by `common.middleware.RequestScope`, outside of the framework.
+    """
 
     async def service_error(_: Request, error: ServiceError) -> Response:
         return error.response()
@@ -174,11 +174,6 @@ def install(app: FastAPI) -> None:
         first: dict[str, Any] = error.errors()[0]
         return InvalidRequest(first["msg"], param=param_path(first["loc"][1:])).response()
 
-    async def unexpected(_: Request, error: Exception) -> Response:
-        logger.error("unexpected_error", extra={"error_type": type(error).__qualname__})
-        return ServiceError("An internal error occurred.").response()
-
     app.add_exception_handler(ServiceError, service_error)  # type: ignore[arg-type]  # starlette types handlers by Exception only
     app.add_exception_handler(HTTPException, http_error)  # type: ignore[arg-type]  # as above
     app.add_exception_handler(RequestValidationError, validation_error)  # type: ignore[arg-type]  # as above
-    app.add_exception_handler(Exception, unexpected)

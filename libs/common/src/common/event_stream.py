@@ -14,7 +14,7 @@ import httpx2
 from starlette.responses import Response
 
 from common import sse
-from common.errors import ClientGone, ServiceError, UpstreamFailed
+from common.errors import ClientGone, DeadlineExceeded, ServiceError, UpstreamFailed
 from common.wire import EVENT_STREAM
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class AlreadyToldError(UpstreamFailed):
 async def relay_chat(chunks: AsyncIterator[bytes], stream: sse.ChatStream) -> AsyncIterator[bytes]:
     """Pass the whole events of an upstream's chat stream on; end well only if the answer was complete.
 
-    Raises `UpstreamFailed` when the upstream broke off, ended early or sent what is no stream of chat events.
+    Raises `UpstreamFailed` when the upstream broke off, ended early or sent what is no stream of chat events, and
+    `DeadlineExceeded` when it fell silent.
     """
     try:
         async for chunk in chunks:
@@ -39,6 +40,8 @@ async def relay_chat(chunks: AsyncIterator[bytes], stream: sse.ChatStream) -> As
     except (httpx2.HTTPError, TimeoutError) as error:
         if stream.failed:
             raise AlreadyToldError("The upstream reported an error.") from error
+        if isinstance(error, httpx2.TimeoutException | TimeoutError):
+            raise DeadlineExceeded("The answer stalled before its end.", code="stream_stalled") from error
         raise UpstreamFailed("The answer broke off before its end.", code="stream_interrupted") from error
     except sse.MalformedStreamError as error:
         raise UpstreamFailed("The upstream sent a malformed stream.", code="stream_malformed") from error
@@ -95,9 +98,11 @@ class EventStream(Response):
                 current.uncancel()
         finally:
             watch.cancel()
-            with contextlib.suppress(Exception):  # closing what is broken already
-                await self._close_chunks()
-            await asyncio.shield(self._finish(error))
+            try:
+                with contextlib.suppress(Exception):  # closing what is broken already
+                    await self._close_chunks()
+            finally:
+                await asyncio.shield(self._finish(error))
 
     async def _close_chunks(self) -> None:
         close = getattr(self.chunks, "aclose", None)

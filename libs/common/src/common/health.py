@@ -8,17 +8,36 @@ from fastapi import APIRouter
 from starlette.responses import JSONResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
 PATHS = ("/health", "/livez", "/readyz")
 
 
 class Health:
-    """What readiness depends on. `draining` turns it off for good: endpoints are removed while work goes on."""
+    """What readiness depends on. `draining` turns it off for good: endpoints are removed while work goes on.
 
-    def __init__(self, checks: Mapping[str, Callable[[], Awaitable[bool]]] | None = None) -> None:
-        self.checks = dict(checks or {})
+    A check of a store that all replicas share counts until it has passed once: a replica that never reached the store
+    is of no use, but one that did goes on without it, and taking the whole fleet away would help nobody.
+    """
+
+    def __init__(self) -> None:
         self.draining = False
+        self._checks: dict[str, Callable[[], Awaitable[bool]]] = {}
+        self._passed: set[str] = set()
+
+    def add_shared(self, name: str, check: Callable[[], Awaitable[bool]]) -> None:
+        self._checks[name] = check
+
+    async def report(self) -> tuple[bool, dict[str, str]]:
+        """Whether traffic should come here, and each check: `ok`, `failed`, or `degraded` (it passed before)."""
+        results = {"draining": "failed"} if self.draining else {}
+        for name, check in self._checks.items():
+            if await check():
+                self._passed.add(name)
+                results[name] = "ok"
+            else:
+                results[name] = "degraded" if name in self._passed else "failed"
+        return "failed" not in results.values(), results
 
     def router(self) -> APIRouter:
         router = APIRouter(tags=["health"])
@@ -33,10 +52,7 @@ class Health:
 
         @router.get("/readyz", summary="Whether traffic should come here", responses={503: {"description": "Not now"}})
         async def readyz() -> JSONResponse:
-            checks = {name: "ok" if await check() else "failed" for name, check in self.checks.items()}
-            if self.draining:
-                checks["draining"] = "failed"
-            ready = all(result == "ok" for result in checks.values())
+            ready, checks = await self.report()
             body = {"status": "ok" if ready else "unavailable", "checks": checks}
             return JSONResponse(body, 200 if ready else 503)
 

@@ -1,4 +1,4 @@
-"""What every answer carries and what every request leaves in the log: ids, and one line."""
+"""The outermost room of a request: its ids, its log line, and an answer to what nobody foresaw."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from common import wire
+from common.errors import ServiceError
 from common.health import PATHS as HEALTH_PATHS
 from common.telemetry import trace_id
 
@@ -20,11 +21,12 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 _QUIET = frozenset(HEALTH_PATHS)
 
 
-class RequestIds:
+class RequestScope:
     """Names the request (`scope["state"]["request_id"]`), answers with its ids and logs it once it is over.
 
     The edge makes its own id; an inner service takes the one that it is given. Routes add fields to the log line
-    through `scope["state"]["log"]`. The path is logged without its query: people put keys there.
+    through `scope["state"]["log"]`. The path is logged without its query: people put keys there. An exception that
+    nobody foresaw ends here as a 500 in the one shape; its message goes nowhere, because it may quote a prompt.
     """
 
     def __init__(self, app: ASGIApp, *, edge: bool = False) -> None:
@@ -56,6 +58,10 @@ class RequestIds:
 
         try:
             await self.app(scope, receive, send_with_ids)
+        except Exception:  # the outermost edge: beyond it only the server's own traceback is left
+            logger.exception("unexpected_error", extra={"request_id": request_id})
+            if not status:
+                await ServiceError("An internal error occurred.").response()(scope, receive, send_with_ids)
         finally:
             line = {
                 "method": scope["method"],

@@ -51,7 +51,7 @@ def run(name: str, settings_type: type[SettingsT], create_app: Callable[[Setting
         server_header=False,
         log_config=None,
         timeout_keep_alive=KEEPALIVE_S,
-        timeout_graceful_shutdown=int(settings.drain_timeout_s) or None,  # type: ignore[attr-defined]  # as above
+        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),  # type: ignore[attr-defined]  # as above
     )
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again

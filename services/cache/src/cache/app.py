@@ -14,7 +14,7 @@ from cache.settings import Settings
 from common import errors, telemetry
 from common.health import Health
 from common.identity import HopVerifier
-from common.middleware import RequestIds
+from common.middleware import RequestScope
 from common.server import draining
 from common.settings import load
 from common.stores import connect, is_reachable
@@ -38,7 +38,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         async with contextlib.AsyncExitStack() as stack:
             store: Redis = connect(settings.store_url.get_secret_value())
             stack.push_async_callback(store.aclose)
-            health.checks["cache_store"] = lambda: is_reachable(store)
+            health.add_shared("cache_store", lambda: is_reachable(store))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield State(
                 settings=settings,
@@ -52,7 +52,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         title="Spillway cache", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     errors.install(app)
-    app.add_middleware(RequestIds)
+    app.add_middleware(RequestScope)
     app.include_router(health.router())
     app.include_router(entries.router)
     telemetry.instrument(app, provider)

@@ -12,7 +12,7 @@ from common import errors, telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.identity import HopSigner
-from common.middleware import RequestIds
+from common.middleware import RequestScope
 from common.server import draining
 from common.settings import load
 from common.stores import connect, is_reachable
@@ -22,7 +22,7 @@ from gateway.completions import Completions
 from gateway.dependencies import State
 from gateway.inference_client import InferenceClient
 from gateway.key_store import fetch_key
-from gateway.routes import generate, openai
+from gateway.routes import admin, generate, openai
 from gateway.sealing import Sealer
 from gateway.settings import Settings
 
@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         async with contextlib.AsyncExitStack() as stack:
             store: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(store.aclose)
-            health.checks["state_store"] = lambda: is_reachable(store)
+            health.add_shared("state_store", lambda: is_reachable(store))
             state = await _open(stack, settings, store, provider)
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
@@ -55,10 +55,12 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         title="Spillway gateway", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     errors.install(app)
-    app.add_middleware(RequestIds, edge=True)
+    app.add_middleware(RequestScope, edge=True)
     app.include_router(health.router())
     app.include_router(generate.router)
     app.include_router(openai.router)
+    if settings.admin_key is not None:
+        app.include_router(admin.router)
     telemetry.instrument(app, provider, edge=True)
     return app
 
@@ -88,6 +90,7 @@ async def _open(
     )
     return State(
         settings=settings,
+        store=store,
         authenticator=Authenticator(
             lambda kid: fetch_key(store, kid), [pepper.get_secret_value() for pepper in peppers]
         ),

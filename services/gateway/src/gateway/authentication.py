@@ -38,6 +38,12 @@ class Caller:
     key_id: str
 
 
+def bearer(authorization: str | None) -> str:
+    """The token of an `Authorization: Bearer` header (RFC 6750), empty when there is none."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
 @dataclass(slots=True)
 class _Known:
     record: KeyRecord | None
@@ -65,8 +71,7 @@ class Authenticator:
 
     async def authenticate(self, authorization: str | None) -> Caller:
         """Return the caller, or raise `Unauthenticated` (401) or `Unavailable` (503: the store cannot tell)."""
-        scheme, _, text = (authorization or "").partition(" ")
-        key = ApiKey.parse(text.strip()) if scheme.lower() == "bearer" else None
+        key = ApiKey.parse(bearer(authorization))
         if key is None:
             raise Unauthenticated(
                 "No API key was given. Send it as 'Authorization: Bearer <key>'."
@@ -88,7 +93,7 @@ class Authenticator:
                 return await self._ask(key, memory)
             except StoreUnavailableError as error:
                 self._store_rests_until = self._clock() + STORE_REST_S
-                logger.warning("state_store_unavailable", extra={"error_type": str(error)})
+                logger.warning("state_store_unavailable", extra={"reason": error.reason})
         if known is not None and known.record is not None and self._clock() - known.at < STALE_S:
             return known.record
         raise Unavailable("API keys cannot be checked right now.", code="key_store_unavailable")

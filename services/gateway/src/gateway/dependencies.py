@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import math
 import time
 from dataclasses import dataclass
@@ -10,16 +11,26 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
 
 from fastapi import Depends, Request
 from opentelemetry import trace
+from redis.asyncio import Redis
 from starlette.requests import ClientDisconnect
 
 from common import wire
 from common.deadline import Deadline
-from common.errors import BodyTimeout, ClientGone, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from common.errors import (
+    BodyTimeout,
+    ClientGone,
+    InvalidRequest,
+    PayloadTooLarge,
+    PermissionDenied,
+    Unauthenticated,
+    UnsupportedMediaType,
+)
 from common.identity import HopIdentity
-from gateway.authentication import Authenticator, Caller
+from gateway.authentication import Authenticator, Caller, bearer
 from gateway.call import Call, Timings
 from gateway.completions import Completions
 from gateway.inference_client import InferenceClient
+from gateway.keys import ApiKey
 from gateway.settings import Settings
 from gateway.strict_json import parse_object, render
 
@@ -31,6 +42,7 @@ class State(TypedDict):
     """What the lifespan opens, or is given, for the routes."""
 
     settings: Settings
+    store: Redis
     authenticator: Authenticator
     inference: InferenceClient
     completions: Completions
@@ -58,9 +70,20 @@ async def authenticated(request: Request) -> Caller:
 AuthenticatedCaller = Annotated[Caller, Depends(authenticated)]
 
 
+async def administrator(request: Request) -> None:
+    """Refuse everybody but the holder of the admin key; an API key is told that it is the wrong class of key."""
+    admin_key = state_of(request)["settings"].admin_key
+    text = bearer(request.headers.get("authorization"))
+    if admin_key is not None and hmac.compare_digest(text.encode(), admin_key.get_secret_value().encode()):
+        return
+    if ApiKey.parse(text) is not None:
+        raise PermissionDenied("An API key cannot administer the platform.")
+    raise Unauthenticated("The admin key is missing or not valid.")
+
+
 def acceptable_content(request: Request) -> None:
     """Refuse what need not be read: wrong type, encoded, or announced as too large."""
-    if request.method != "POST":
+    if request.method not in ("POST", "PATCH"):
         return
     headers = request.headers
     if headers.get("content-type", "").partition(";")[0].strip().lower() != wire.JSON:

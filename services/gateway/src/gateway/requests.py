@@ -75,6 +75,26 @@ class GenerateRequest(_Body):
     stream: Literal[False] | None = None
 
 
+class KeyRequest(_Body):
+    """A new API key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    expires_at: Annotated[float, Field(gt=0, description="Unix seconds.")] | None = None
+
+
+class KeyChange(_Body):
+    """What may change of an API key. Only what is named changes; the defaults here are never used."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(min_length=1, max_length=128)] = "unchanged"
+    enabled: bool = True
+    expires_at: Annotated[float, Field(gt=0, description="Unix seconds; null: never.")] | None = None
+
+
 class GenerateResponse(BaseModel):
     result: str
     model: str

@@ -22,6 +22,8 @@ class Settings(ServiceSettings):
     key_pepper: SecretStr = Field(min_length=MIN_SECRET_LENGTH)
     """Keys are stored as HMACs under it; losing it invalidates every key."""
     key_pepper_previous: SecretStr | None = Field(default=None, min_length=MIN_SECRET_LENGTH)
+    admin_key: SecretStr | None = Field(default=None, min_length=MIN_SECRET_LENGTH)
+    """Opens `/admin`; without it `/admin` does not exist. It is no API key: it cannot call a model."""
     seal_secret: SecretStr = Field(min_length=MIN_SECRET_LENGTH)
     """Cached answers are fingerprinted and sealed under keys derived from it."""
     cache_hop_secret: SecretStr = Field(min_length=MIN_SECRET_LENGTH)

@@ -174,15 +174,15 @@ class Answers:
         self, first: bytes, chunks: AsyncIterator[bytes], watch: sse.ChatStream, deadline: Deadline
     ) -> AsyncIterator[bytes]:
         yield first
-        async for events in relay_chat(self._watched(chunks), watch):
+        async for events in relay_chat(self._watched(chunks, deadline), watch):
             yield events
             if deadline.remaining_s() <= 0:
                 raise DeadlineExceeded("The request's deadline passed.")
 
-    async def _watched(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The same chunks, with a bound on the silence between two of them."""
+    async def _watched(self, chunks: AsyncIterator[bytes], deadline: Deadline) -> AsyncIterator[bytes]:
+        """The same chunks, with a bound on the silence between two of them, and on the whole."""
         while True:
-            async with asyncio.timeout(self._settings.event_gap_timeout_s):
+            async with asyncio.timeout(min(self._settings.event_gap_timeout_s, deadline.remaining_s())):
                 chunk = await anext(chunks, None)
             if chunk is None:
                 return

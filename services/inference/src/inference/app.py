@@ -13,7 +13,7 @@ from common import errors, telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.identity import HopVerifier
-from common.middleware import RequestIds
+from common.middleware import RequestScope
 from common.server import draining
 from common.settings import load
 from inference.answers import Answers
@@ -57,7 +57,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         title="Spillway inference", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
     errors.install(app)
-    app.add_middleware(RequestIds)
+    app.add_middleware(RequestScope)
     app.include_router(health.router())
     app.include_router(openai.router)
     telemetry.instrument(app, provider)

@@ -64,7 +64,6 @@ async def with_retries(
                 return await attempt_once(number)
     except AttemptFailedError as failed:
         failed.error.headers[wire.ATTEMPTS] = str(number)
-        if failed.is_retryable:
-            failed.error.headers[wire.SHOULD_RETRY] = "false"
+        failed.error.headers[wire.SHOULD_RETRY] = "false"
         raise failed.error from failed
     raise AssertionError("unreachable")
