@@ -1,0 +1,105 @@
+# ./justw <recipe> needs nothing but Python 3.11: it brings `just` and `uv` along.
+
+set positional-arguments
+
+export UV_PROJECT_ENVIRONMENT := justfile_directory() / ".venv"
+export PYTHONDONTWRITEBYTECODE := ""
+
+bin := justfile_directory() / ".venv/bin"
+python := bin / "python"
+
+[private]
+default:
+    @'{{ just_executable() }}' --justfile '{{ justfile() }}' --list --unsorted
+
+# Install the locked dependencies into .venv (0.2 s when they are there)
+[group('stack')]
+@setup:
+    uv sync --frozen --quiet --compile-bytecode
+
+# Start everything on this machine: no Docker, no API key; Ctrl-C stops it
+[group('stack')]
+[no-exit-message]
+@up: setup
+    exec '{{ python }}' -m devstack up
+
+# Stop a running stack
+[group('stack')]
+[no-exit-message]
+@down: setup
+    '{{ python }}' -m devstack down
+
+# Remove the stack's data and secrets
+[group('stack')]
+[no-exit-message]
+@reset: setup
+    '{{ python }}' -m devstack reset
+
+# See a cache hit, a stream, retries and the trace of one request
+[group('stack')]
+[no-exit-message]
+@demo: setup
+    '{{ python }}' -m devstack demo
+
+# Start one more replica of a service beside the running stack (--port N)
+[group('stack')]
+[no-exit-message]
+@run *service: setup
+    exec '{{ python }}' -m devstack run "$@"
+
+# Print the trace of the last request, or of the one with this id, as a tree
+[group('stack')]
+[no-exit-message]
+@trace *id: setup
+    '{{ python }}' -m devstack trace "$@"
+
+# Everything CI runs: check, then every test
+[group('quality')]
+test *args: check
+    '{{ bin }}/pytest' "$@"
+
+# Lint, types, boundaries, lock: no test
+[group('quality')]
+check: lint types boundaries locked
+
+# Format the code and this file
+[group('quality')]
+fmt: setup
+    '{{ bin }}/ruff' check --fix-only --quiet && '{{ bin }}/ruff' format
+    '{{ just_executable() }}' --justfile '{{ justfile() }}' --fmt
+
+# Lint rules and formatting
+[group('quality')]
+lint: setup
+    '{{ bin }}/ruff' check && '{{ bin }}/ruff' format --check
+    '{{ just_executable() }}' --justfile '{{ justfile() }}' --fmt --check
+
+# Types, strictly
+[group('quality')]
+types: setup
+    '{{ bin }}/mypy' libs/*/src services/*/src tests
+
+# Who may import whom
+[group('quality')]
+boundaries: setup
+    '{{ bin }}/lint-imports'
+
+# The lock is that of the manifests
+[private]
+locked:
+    uv lock --check
+
+# Write the OpenAPI snapshots of the services (docs/openapi)
+[group('quality')]
+openapi: setup
+    '{{ python }}' -m devstack openapi docs/openapi
+
+# Measure the stack (tests/bench)
+[group('measure')]
+bench *args: setup
+    '{{ python }}' tests/bench "$@"
+
+# Cause every failure of the table in docs/architecture.md
+[group('measure')]
+chaos *args: setup
+    '{{ bin }}/pytest' -m chaos "$@"

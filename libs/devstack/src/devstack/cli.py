@@ -1,0 +1,118 @@
+"""The commands behind the justfile's recipes. Each is imported when it is used: `up` stays small, `trace` quick."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from devstack.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status. An expected failure is one line on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        _COMMANDS[options.command](options)
+    except CommandError as error:
+        sys.stderr.write(f"{options.command}: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./justw", description="The Spillway stack on this machine.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="start everything; Ctrl-C stops it")
+    commands.add_parser("down", help="stop a running stack")
+    commands.add_parser("reset", help="remove the stack's data and secrets")
+    commands.add_parser("demo", help="see a cache hit, a stream, retries and a trace")
+    run = commands.add_parser("run", help="start one more replica of a service")
+    run.add_argument("service", choices=("gateway", "inference", "cache", "simulator"))
+    run.add_argument("--port", type=int, help="a free one if not given")
+    trace = commands.add_parser("trace", help="print the trace of the last request, or of one, as a tree")
+    trace.add_argument("id", nargs="?", help="its x-trace-id")
+    trace.add_argument("--attributes", action="store_true", help="with each span's attributes and events")
+    openapi = commands.add_parser("openapi", help="write the services' OpenAPI documents")
+    openapi.add_argument("directory", type=Path)
+    traces = commands.add_parser("traces", help="receive spans over OTLP/HTTP (a part of up)")
+    traces.add_argument("--port", type=int, default=4318)
+    announce = commands.add_parser("announce", help="say when the stack is ready (a part of up)")
+    announce.add_argument("started", type=float)
+    announce.add_argument("urls", nargs="*")
+    return parser
+
+
+def _up(_: argparse.Namespace) -> None:
+    from devstack import up  # noqa: PLC0415  # see the module's docstring, here and below
+
+    up.run()
+
+
+def _down(_: argparse.Namespace) -> None:
+    from devstack import local_dir  # noqa: PLC0415
+
+    stopped = local_dir.stop(local_dir.LocalDir.from_environ(os.environ))
+    print("stopped" if stopped else "no stack is running")
+
+
+def _reset(_: argparse.Namespace) -> None:
+    from devstack import local_dir, stores  # noqa: PLC0415
+
+    local_dir.reset(local_dir.LocalDir.from_environ(os.environ), tuple(store.name for store in stores.STORES))
+
+
+def _demo(_: argparse.Namespace) -> None:
+    from devstack import demo  # noqa: PLC0415
+
+    demo.run()
+
+
+def _run(options: argparse.Namespace) -> None:
+    from devstack import replica  # noqa: PLC0415
+
+    replica.run(options.service, options.port)
+
+
+def _trace(options: argparse.Namespace) -> None:
+    from devstack import trace_client  # noqa: PLC0415
+
+    trace_client.show(options.id, attributes=options.attributes)
+
+
+def _openapi(options: argparse.Namespace) -> None:
+    from devstack import openapi  # noqa: PLC0415
+
+    openapi.write(options.directory)
+
+
+def _traces(options: argparse.Namespace) -> None:
+    from devstack import otlp_sink  # noqa: PLC0415
+
+    otlp_sink.serve(options.port)
+
+
+def _announce(options: argparse.Namespace) -> None:
+    from devstack import announce, local_dir  # noqa: PLC0415
+
+    announce.run(local_dir.LocalDir.from_environ(os.environ), options.urls, options.started)
+
+
+_COMMANDS = {
+    "up": _up,
+    "down": _down,
+    "reset": _reset,
+    "demo": _demo,
+    "run": _run,
+    "trace": _trace,
+    "openapi": _openapi,
+    "traces": _traces,
+    "announce": _announce,
+}
