@@ -81,7 +81,7 @@ def test_a_request_without_messages_is_400(client: OpenAI) -> None:
 def test_each_of_the_three_things_that_up_prints_works_when_pasted(stack: UpProcess) -> None:
     printed = stack.log.replace("\\\n", "")
     pasted = re.findall(r"^curl .*$", printed, re.MULTILINE) + re.findall(
-        r"^\S+ - <<'END'$.*?^END$", printed, re.MULTILINE | re.DOTALL
+        r"^[^\n]+ - <<'END'$.*?^END$", printed, re.MULTILINE | re.DOTALL
     )
 
     outputs = [
@@ -127,7 +127,7 @@ def test_demo_sees_everything_it_promises(stack: UpProcess) -> None:
     shown = devstack(stack.env, "demo")
 
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    for words in ("\nmiss ", "\nhit ", "20 pieces over", "503, 503, 200", "inference        └ attempt"):
+    for words in ("\nmiss ", "\nhit ", "20 pieces over", "503, 503, 200", " attempt "):
         assert words in shown.stdout
     assert "NOT SEEN" not in shown.stdout
 

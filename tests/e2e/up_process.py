@@ -119,8 +119,8 @@ class UpProcess:
         return sorted(pid for pid in found if pid in rows and rows[pid][1].endswith(command_ends))
 
     def service_pid(self, name: str) -> int:
-        """The service itself; the shell loop around it has the same words at its end, and a smaller number."""
-        *_, pid = self.pids(f" -m {name}")
+        """The service itself, which alone has these words at the end of its command line."""
+        (pid,) = self.pids(f" -m {name}")
         return pid
 
     def is_gone(self) -> bool:

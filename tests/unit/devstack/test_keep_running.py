@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -31,9 +32,9 @@ class Supervised:
         pipe = tmp_path / "alive"
         os.mkfifo(pipe)
         self._writer = os.open(pipe, os.O_RDWR | os.O_CLOEXEC)
-        command = [shell, str(LOOP), str(pipe), "sh", "-c", f"echo $PPID; {script}"]
-        relay = [sys.executable, "-c", RELAY, *command]
-        self.relay = subprocess.Popen(relay, stdout=subprocess.PIPE, text=True)  # noqa: S603  # fixed scripts
+        relay = [sys.executable, "-c", RELAY, shell, str(LOOP), str(pipe)]
+        env = {**os.environ, "PART_COMMAND": shlex.join(["sh", "-c", f"echo $PPID; {script}"])}
+        self.relay = subprocess.Popen(relay, stdout=subprocess.PIPE, text=True, env=env)  # noqa: S603  # fixed scripts
         assert self.relay.stdout
         self.lines: IO[str] = self.relay.stdout
         self.session = int(self.lines.readline())

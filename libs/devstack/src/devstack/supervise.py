@@ -50,8 +50,9 @@ def run(parts: tuple[Part, ...], environment: Mapping[str, str], alive: Path, *,
     honcho.manager.KILL_WAIT = KILL_AFTER_S
     manager = honcho.manager.Manager(_Lines(plain))
     for part in parts:
-        command = shlex.join(["exec", "sh", str(_LOOP), str(alive), *part.command])
-        manager.add_process(part.name, command, env={**os.environ, **environment})
+        loop = shlex.join(["exec", "sh", str(_LOOP), str(alive)])
+        command = {"PART_COMMAND": shlex.join(part.command)}
+        manager.add_process(part.name, loop, env={**os.environ, **environment, **command})
     with _held_open(alive):
         gc.freeze()  # honcho forks once per part: pages that no collection touches stay shared
         try:
