@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import httpx2
 from httpx_aiohttp.httpx2 import AiohttpTransport
+from opentelemetry import propagate, trace
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -48,6 +49,28 @@ class Transport(AiohttpTransport):
             raise httpx2.RemoteProtocolError(type(error).__name__, request=request) from error
 
 
+class SampledSpans(httpx2.AsyncBaseTransport):
+    """A client span for each call of a sampled trace; for the others just the headers that say "not sampled".
+
+    Contrib's transport costs 0.15 ms to record nothing. A call below an unsampled span is never sampled itself, with
+    any of the SDK's samplers; a call below no span at all is contrib's to decide.
+    """
+
+    def __init__(self, plain: httpx2.AsyncBaseTransport, traced: httpx2.AsyncBaseTransport) -> None:
+        self._plain = plain
+        self._traced = traced
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        current = trace.get_current_span().get_span_context()
+        if not current.is_valid or current.trace_flags.sampled:
+            return await self._traced.handle_async_request(request)
+        propagate.inject(request.headers)
+        return await self._plain.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._plain.aclose()
+
+
 def create_client(
     *, base_url: str = "", timeout: httpx2.Timeout | None = None, tracer_provider: TracerProvider | None = None
 ) -> httpx2.AsyncClient:
@@ -58,7 +81,8 @@ def create_client(
             AsyncOpenTelemetryTransportHttpx2,
         )
 
-        transport = AsyncOpenTelemetryTransportHttpx2(transport, tracer_provider=tracer_provider)  # type: ignore[arg-type]  # typed for the older httpx
+        traced = AsyncOpenTelemetryTransportHttpx2(transport, tracer_provider=tracer_provider)  # type: ignore[arg-type]  # typed for the older httpx
+        transport = SampledSpans(transport, traced)
     return httpx2.AsyncClient(
         base_url=base_url,
         transport=transport,

@@ -13,6 +13,7 @@ MAX_EVENT_BYTES = 1024 * 1024
 DONE = b"data: [DONE]"
 
 _BOUNDARY = re.compile(rb"\r?\n\r?\n")
+_NOT_JSON = re.compile(rb"^data: ?+(?!\{|\[DONE\])", re.MULTILINE)
 _TELLING = re.compile(rb'"finish_reason"\s*:\s*"|"error"\s*:\s*[{"]')
 
 
@@ -59,6 +60,8 @@ class ChatStream:
     def _read(self, events: bytes) -> None:
         if not self._seen_event:
             self._check_first(events)
+        if _NOT_JSON.search(events):
+            raise MalformedStreamError("an event is not an object")
         if _TELLING.search(events):
             for event in _BOUNDARY.split(events):
                 if _TELLING.search(event):
