@@ -203,7 +203,7 @@ def test_a_bad_setting_stops_the_stack_and_is_named(tmp_path: Path) -> None:
     failed = devstack(environment(tmp_path / "local", free_offset(), CACHE_MAX_TTL_S="never"), "up")
 
     assert failed.returncode == 1
-    assert "cache: CACHE_MAX_TTL_S" in failed.stdout
+    assert "cache: CACHE_MAX_TTL_S" in failed.stdout, failed.stderr
     assert failed.stderr == "up: a part gave up, so the stack was stopped; its reason stands above\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -34,8 +35,11 @@ def environment(local: Path, offset: int, **extra: str) -> dict[str, str]:
 
 
 def free_offset() -> int:
-    """An offset whose ports are all free, below the ones that the kernel hands out."""
-    for offset in range(1_000, 20_000, 100):
+    """An offset whose ports are all free, below the ones that the kernel hands out.
+
+    Any of them, so that two runs of the suite on one machine do not want the same one.
+    """
+    for offset in random.SystemRandom().sample(range(1_000, 20_000, 10), 1_900):
         with contextlib.ExitStack() as held:
             try:
                 for port in ports.DEFAULTS.values():

@@ -1,8 +1,8 @@
 # Usage: PART_COMMAND=COMMAND sh keep_running.sh PIPE
 # Runs COMMAND, and again 0.3 s after it ended. It comes by the environment, so that somebody who looks for the part by
-# its command line (`pkill -9 -f 'python -m cache'`) finds the part and not this loop. A status of 2 (bad configuration, a taken port) would not get better:
-# it ends this script, and with it the stack. PIPE is held open by `up`; when it closes, `up` is gone without having
-# stopped its parts (kill -9, a closed terminal), and everything of this session ends.
+# its command line (`pkill -9 -f 'python -m cache'`) finds the part and not this loop. A status of 2 (bad configuration,
+# a taken port) would not get better: it ends this script, and with it the stack. PIPE is held open by `up`; when it
+# closes, `up` is gone without having stopped its parts (kill -9, a closed terminal), and all of this session ends.
 exec 3<"$1" </dev/null
 trap 'exit 0' TERM INT
 
