@@ -6,6 +6,7 @@ The SDK's own variables (`OTEL_TRACES_SAMPLER`, `OTEL_RESOURCE_ATTRIBUTES`, …)
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context as otel_context
@@ -58,6 +59,14 @@ def provider_from_environment(service: str) -> TracerProvider | None:
         BatchSpanProcessor(exporter, max_queue_size=QUEUE_SPANS, schedule_delay_millis=500, max_export_batch_size=512)
     )
     return provider
+
+
+def shut_down(provider: TracerProvider | None, timeout_s: float) -> None:
+    """Let the last spans leave, for at most `timeout_s`: a silent collector never holds up the end of a process."""
+    if provider is not None:
+        leaving = threading.Thread(target=provider.shutdown, daemon=True)
+        leaving.start()
+        leaving.join(timeout_s)
 
 
 def instrument(app: FastAPI, provider: TracerProvider | None, *, edge: bool = False) -> None:

@@ -48,8 +48,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             state = await _open(stack, settings, store, provider)
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
-        if provider is not None:
-            provider.shutdown()
+        telemetry.shut_down(provider, settings.flush_timeout_s)
 
     app = FastAPI(
         title="Spillway gateway", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None

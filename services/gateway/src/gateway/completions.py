@@ -62,7 +62,7 @@ class Completions:
                 hit = await self.cache.get(name, identity=call.identity, request_id=call.request_id)
                 call.timings.record("cache", started)
                 if hit is not None:
-                    headers = _headers(call, "hit") | {"age": str(hit.age_s)}
+                    headers = _headers(call, "hit") | {"age": str(hit.age_s), wire.ATTEMPTS: "0"}
                     return Answer(_OK, hit.value, headers, is_cached=True)
             started = time.perf_counter()
             response = await self.inference.send(call)

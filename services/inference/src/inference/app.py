@@ -50,8 +50,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
                 verifier=HopVerifier([secret.get_secret_value() for secret in secrets], "inference"),
                 answers=Answers(upstream, settings, trace.get_tracer("inference", tracer_provider=provider)),
             )
-        if provider is not None:
-            provider.shutdown()
+        telemetry.shut_down(provider, settings.flush_timeout_s)
 
     app = FastAPI(
         title="Spillway inference", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None

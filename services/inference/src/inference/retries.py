@@ -1,6 +1,7 @@
 """The platform's one retry policy: at most three attempts per request, before the first byte only.
 
-Waits are full jitter, 0.2 s doubling to 2 s, or the upstream's `Retry-After` if that still fits the caller's deadline.
+Waits are full jitter, 0.2 s doubling to 2 s, or the upstream's `Retry-After` if it is at most 10 s and still fits
+the caller's deadline.
 Source: https://sre.google/sre-book/handling-overload/ and the AWS note on exponential backoff and jitter.
 """
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 BASE_WAIT_S = 0.2
 LONGEST_WAIT_S = 2.0
+LONGEST_RETRY_AFTER_S = 10.0
+"""An upstream that wants to be left alone for longer is not waited for: the caller is told, and decides."""
 MAX_TIMEOUTS = 2
 """A call that timed out is tried once more: it may still be running at the upstream."""
 
@@ -51,6 +54,8 @@ async def with_retries(
         timeouts += error.reason == "timeout"
         wait_s = uniform(0, min(BASE_WAIT_S * 2 ** (number - 1), LONGEST_WAIT_S))
         if error.retry_after_s is not None:
+            if error.retry_after_s > LONGEST_RETRY_AFTER_S:
+                return False
             wait_s = max(wait_s, error.retry_after_s)
         if timeouts >= MAX_TIMEOUTS or wait_s + LEAST_USEFUL_S + HOP_RESERVE_S > deadline.remaining_s():
             return False
