@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import orjson
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 if TYPE_CHECKING:
@@ -139,7 +140,12 @@ class ClientGone(ServiceError):
 
 def envelope(message: str, *, type_: str, param: str | None = None, code: str | None = None) -> bytes:
     """OpenAI's error object as JSON bytes."""
-    return orjson.dumps({"error": {"message": message, "type": type_, "param": param, "code": code}})
+    error = {"message": message, "type": type_, "param": param, "code": code}
+    try:
+        return orjson.dumps({"error": error})
+    except orjson.JSONEncodeError:  # half a surrogate pair: JSON can escape one into an upstream's message, or a key
+        whole = {name: text and text.encode(errors="replace").decode() for name, text in error.items()}
+        return orjson.dumps({"error": whole})
 
 
 def param_path(location: Sequence[int | str]) -> str | None:
@@ -174,6 +180,10 @@ def install(app: FastAPI) -> None:
         first: dict[str, Any] = error.errors()[0]
         return InvalidRequest(first["msg"], param=param_path(first["loc"][1:])).response()
 
+    async def gone(_: Request, __: ClientDisconnect) -> Response:
+        return ClientGone("The client closed the connection.").response()
+
+    app.add_exception_handler(ClientDisconnect, gone)  # type: ignore[arg-type]  # as below
     app.add_exception_handler(ServiceError, service_error)  # type: ignore[arg-type]  # starlette types handlers by Exception only
     app.add_exception_handler(HTTPException, http_error)  # type: ignore[arg-type]  # as above
     app.add_exception_handler(RequestValidationError, validation_error)  # type: ignore[arg-type]  # as above

@@ -12,6 +12,7 @@ import orjson
 MAX_EVENT_BYTES = 1024 * 1024
 DONE = b"data: [DONE]"
 
+_FIELDS = (b":", b"event:", b"id:", b"retry:")
 _BOUNDARY = re.compile(rb"\r?\n\r?\n")
 _NOT_JSON = re.compile(rb"^data: ?+(?!\{|\[DONE\])", re.MULTILINE)
 _TELLING = re.compile(rb'"finish_reason"\s*:\s*"|"error"\s*:\s*[{"]')
@@ -42,7 +43,7 @@ class ChatStream:
 
     @property
     def is_complete(self) -> bool:
-        return not self.failed and len(self._finished) >= self.choices
+        return not self.failed and self._finished.issuperset(range(self.choices))
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes as they came; return the whole events. Raises `MalformedStreamError`."""
@@ -73,6 +74,8 @@ class ChatStream:
         for event in _BOUNDARY.split(events):
             payload = data_of(event)
             if payload is None:
+                if event.strip() and not event.lstrip().startswith(_FIELDS):
+                    raise MalformedStreamError("the stream is not made of events")
                 continue  # a comment or a bare field: keeps the connection alive, says nothing
             if payload != b"[DONE]":
                 try:
@@ -81,8 +84,6 @@ class ChatStream:
                     raise MalformedStreamError("the first event is not JSON") from None
             self._seen_event = True
             return
-        if events.strip() and not events.lstrip().startswith((b":", b"event:", b"id:", b"retry:", b"data:")):
-            raise MalformedStreamError("the stream is not made of events")
 
     def _judge(self, event: bytes) -> None:
         payload = data_of(event)
@@ -97,7 +98,9 @@ class ChatStream:
         choices = chunk.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict) and choice.get("finish_reason"):
-                self._finished.add(choice.get("index", 0))
+                index = choice.get("index", 0)
+                if isinstance(index, int):
+                    self._finished.add(index)
 
     @property
     def has_content(self) -> bool:

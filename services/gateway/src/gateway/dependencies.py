@@ -81,7 +81,7 @@ async def administrator(request: Request) -> None:
     raise Unauthenticated("The admin key is missing or not valid.")
 
 
-def acceptable_content(request: Request) -> None:
+async def acceptable_content(request: Request) -> None:  # async: FastAPI runs a plain function in a thread
     """Refuse what need not be read: wrong type, encoded, or announced as too large."""
     if request.method not in ("POST", "PATCH"):
         return
@@ -153,7 +153,7 @@ class CallFactory:
         return Deadline.after(_patience_s(self.request.headers, settings, is_stream=is_stream))
 
 
-def call_factory(request: Request, caller: AuthenticatedCaller) -> CallFactory:
+async def call_factory(request: Request, caller: AuthenticatedCaller) -> CallFactory:  # async: as above
     return CallFactory(request, caller)
 
 

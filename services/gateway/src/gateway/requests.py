@@ -113,10 +113,17 @@ def check(body: dict[str, Any], shape: type[BodyT]) -> BodyT:
         return shape.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        location = [part for part in first["loc"] if isinstance(part, int) or part in body or part in _NESTED]
-        param = param_path(location) or param_path(first["loc"]) or "stream_options"
+        # Only names of ours: the rest are the union's branches, or names that a client made up (of any length).
+        known = shape.model_fields.keys() | _NESTED
+        param = param_path([part for part in first["loc"] if isinstance(part, int) or part in known])
+        if param is None and first["loc"]:
+            param = str(first["loc"][0])[:_LONGEST_NAME]
+        elif param is None and first["type"] == "value_error":
+            param = "stream_options"  # the one rule that concerns two fields
         message = first["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(f"Invalid '{param}': {message}.", param=param, code="invalid_value") from None
+        subject = "request" if param is None else f"'{param}'"
+        raise InvalidRequest(f"Invalid {subject}: {message}.", param=param, code="invalid_value") from None
 
 
 _NESTED = frozenset({"role"})
+_LONGEST_NAME = 64

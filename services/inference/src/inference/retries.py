@@ -49,7 +49,7 @@ async def with_retries(
 
     def wait_before_next(error: Exception) -> bool | float:
         nonlocal timeouts
-        if not isinstance(error, AttemptFailedError) or not error.is_retryable:
+        if not isinstance(error, AttemptFailedError) or not error.is_retryable or number >= max_attempts:
             return False
         timeouts += error.reason == "timeout"
         wait_s = uniform(0, min(BASE_WAIT_S * 2 ** (number - 1), LONGEST_WAIT_S))

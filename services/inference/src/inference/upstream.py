@@ -31,6 +31,7 @@ _Unused = openai.AsyncStream[Any]
 
 class Upstream:
     def __init__(self, *, base_url: str, api_key: str, client: httpx2.AsyncClient, connect_timeout_s: float) -> None:
+        self._base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._connect_timeout_s = connect_timeout_s
         self._sdk = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, http_client=client)
@@ -46,12 +47,13 @@ class Upstream:
             "headers": headers,
             "timeout": httpx2.Timeout(connect=connect_s, read=read_timeout_s, write=read_timeout_s, pool=connect_s),
         }
+        url = self._base_url + path  # absolute: the SDK takes 60 us to join a relative one
         try:
             if method == "GET":
-                reply = self._sdk.get(path, cast_to=httpx2.Response, options=options, stream=True, stream_cls=_Unused)
+                reply = self._sdk.get(url, cast_to=httpx2.Response, options=options, stream=True, stream_cls=_Unused)
             else:
                 reply = self._sdk.post(
-                    path, cast_to=httpx2.Response, content=content, options=options, stream=True, stream_cls=_Unused
+                    url, cast_to=httpx2.Response, content=content, options=options, stream=True, stream_cls=_Unused
                 )
             return cast("httpx2.Response", await reply)
         except openai.APIStatusError as error:

@@ -1,0 +1,16 @@
+"""A clock that stands still until a test moves it."""
+
+from __future__ import annotations
+
+
+class Clock:
+    """Callable like `time.monotonic` and `time.time`; `advance` is the only thing that moves it."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from cache.settings import Settings as CacheSettings
+from common.settings import BadSettingsError, ServiceSettings, load
+from gateway.settings import Settings as GatewaySettings
+from inference.settings import Settings as InferenceSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Settings(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="THING_")
+
+    port: int = Field(default=80, ge=1)
+    secret: SecretStr = Field(min_length=16)
+
+
+GOOD = {"THING_SECRET": "0123456789abcdef"}
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_settings_are_read_from_prefixed_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, GOOD | {"THING_PORT": "81", "PORT": "82"})
+    settings = load(Settings)
+    assert (settings.port, settings.secret.get_secret_value()) == (81, "0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({}, "THING_SECRET"),
+        (GOOD | {"THING_PORT": "hunter2-port"}, "THING_PORT"),
+        (GOOD | {"THING_PORT": "0"}, "THING_PORT"),
+        (GOOD | {"THING_LOG_LEVEL": "hunter2-level"}, "THING_LOG_LEVEL"),
+        (GOOD | {"THING_DRAIN_DELAY_S": "-1"}, "THING_DRAIN_DELAY_S"),
+        ({"THING_SECRET": "hunter2-short"}, "THING_SECRET"),
+    ],
+)
+def test_a_bad_value_names_its_variable_and_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], named: str
+) -> None:
+    set_environment(monkeypatch, variables)
+    with pytest.raises(BadSettingsError) as error:
+        load(Settings)
+    message = str(error.value)
+    assert message.startswith(f"{named}: ")
+    assert "\n" not in message
+    assert "hunter2" not in message
+    assert error.value.__suppress_context__  # else the traceback would repeat the value
+
+
+def test_every_bad_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, {"THING_PORT": "x", "THING_FLUSH_TIMEOUT_S": "x"})
+    with pytest.raises(BadSettingsError) as error:
+        load(Settings)
+    assert {part.partition(":")[0] for part in str(error.value).split("; ")} == {
+        "THING_PORT",
+        "THING_FLUSH_TIMEOUT_S",
+        "THING_SECRET",
+    }
+
+
+@pytest.mark.parametrize("grace_s", [43, 42])
+def test_a_stop_whose_stages_do_not_fit_is_refused_and_the_variables_are_named(
+    monkeypatch: pytest.MonkeyPatch, grace_s: int
+) -> None:
+    set_environment(monkeypatch, GOOD | {"THING_TERMINATION_GRACE_S": str(grace_s)})
+    with pytest.raises(BadSettingsError) as error:
+        load(Settings)
+    for variable in ("DRAIN_DELAY_S", "DRAIN_TIMEOUT_S", "FLUSH_TIMEOUT_S", "TERMINATION_GRACE_S"):
+        assert f"THING_{variable}" in str(error.value)
+
+
+def test_a_stop_whose_stages_fit_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, GOOD | {"THING_TERMINATION_GRACE_S": "43.1"})
+    assert load(Settings).termination_grace_s == 43.1
+
+
+def test_settings_never_change_and_do_not_show_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch, GOOD)
+    settings = load(Settings)
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1  # type: ignore[misc]  # that is the point
+    assert "0123456789abcdef" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        (
+            GatewaySettings,
+            {
+                "GATEWAY_STATE_URL",
+                "GATEWAY_KEY_PEPPER",
+                "GATEWAY_SEAL_SECRET",
+                "GATEWAY_CACHE_HOP_SECRET",
+                "GATEWAY_INFERENCE_HOP_SECRET",
+            },
+        ),
+        (CacheSettings, {"CACHE_STORE_URL", "CACHE_HOP_SECRET"}),
+        (InferenceSettings, {"INFERENCE_UPSTREAM_BASE_URL", "INFERENCE_UPSTREAM_API_KEY", "INFERENCE_HOP_SECRET"}),
+    ],
+)
+def test_a_service_that_is_told_nothing_names_all_that_it_needs(
+    settings: type[ServiceSettings], needed: set[str]
+) -> None:
+    with pytest.raises(BadSettingsError) as error:
+        load(settings)
+    assert {part.partition(":")[0] for part in str(error.value).split("; ")} == needed

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import httpx2
+import pytest
+
+from common.deadline import Deadline
+from common.errors import DeadlineExceeded, ServiceError, Unavailable
+from common.identity import HopIdentity, HopSigner, HopVerifier
+from gateway.call import CHAT, Call, Timings
+from gateway.inference_client import CONNECT_S, STREAM_READ_S, InferenceClient
+from support.clock import Clock
+
+SECRET = "the-secret-of-inference-0123456789abcdef"
+ALICE = HopIdentity("alice", "key1")
+
+
+def call(remaining_s: float = 10, *, is_stream: bool = False) -> Call:
+    deadline = Deadline.after(remaining_s, Clock())
+    return Call(ALICE, "req_1", CHAT, {}, b'{"model":"m"}', deadline, Timings(), is_stream=is_stream)
+
+
+class Inference:
+    """The inference service as a transport: raises and answers what it is told, in turn; the last is repeated."""
+
+    def __init__(self, *outcomes: Exception | int) -> None:
+        self.outcomes = list(outcomes)
+        self.requests: list[httpx2.Request] = []
+
+    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        self.requests.append(request)
+        outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return httpx2.Response(outcome, content=b"{}")
+
+    def client(self) -> InferenceClient:
+        client = httpx2.AsyncClient(transport=httpx2.MockTransport(self), base_url="http://inference")
+        return InferenceClient(client, HopSigner(SECRET, "inference"))
+
+
+async def test_a_call_goes_on_with_its_identity_its_request_id_and_the_time_that_remains() -> None:
+    inference = Inference(200)
+    response = await inference.client().send(call(10))
+    (request,) = inference.requests
+    assert response.status_code == 200
+    assert (request.method, request.url.path, request.content) == ("POST", CHAT, b'{"model":"m"}')
+    assert request.headers["x-request-id"] == "req_1"
+    assert request.headers["x-request-timeout-ms"] == "9950"
+    assert HopVerifier([SECRET], "inference").verify(request.headers["authorization"]) == ALICE
+
+
+@pytest.mark.parametrize(
+    ("is_stream", "remaining_s", "read_s"),
+    [(False, 100, 99.95), (True, 100, STREAM_READ_S), (True, 10, 9.95)],
+)
+async def test_silence_is_bounded_by_what_remains_and_a_streams_also_by_its_cap(
+    is_stream: bool, remaining_s: float, read_s: float
+) -> None:
+    inference = Inference(200)
+    await inference.client().send(call(remaining_s, is_stream=is_stream))
+    assert inference.requests[0].extensions["timeout"]["read"] == pytest.approx(read_s)
+
+
+async def test_connecting_is_tried_twice_within_one_budget() -> None:
+    inference = Inference(httpx2.ConnectError("refused"))
+    with pytest.raises(Unavailable) as refused:
+        await inference.client().send(call())
+    assert "retry-after" in refused.value.headers
+    first, second = (request.extensions["timeout"]["connect"] for request in inference.requests)
+    assert second <= first <= CONNECT_S
+
+
+async def test_a_second_connection_that_works_is_an_answer() -> None:
+    inference = Inference(httpx2.ConnectTimeout("slow"), 200)
+    assert (await inference.client().send(call())).status_code == 200
+    assert len(inference.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (httpx2.ReadError("reset"), Unavailable),
+        (httpx2.WriteError("reset"), Unavailable),
+        (httpx2.RemoteProtocolError("garbage"), Unavailable),
+        (httpx2.ReadTimeout("silence"), DeadlineExceeded),
+    ],
+)
+async def test_what_may_have_been_received_is_not_sent_again(fault: Exception, kind: type[ServiceError]) -> None:
+    inference = Inference(fault)
+    with pytest.raises(kind):
+        await inference.client().send(call())
+    assert len(inference.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 500, 502, 503, 504])
+async def test_a_status_is_an_answer_and_not_tried_again(status: int) -> None:
+    inference = Inference(status)
+    assert (await inference.client().send(call())).status_code == status
+    assert len(inference.requests) == 1
+
+
+async def test_services_that_do_not_trust_each_other_are_our_fault_and_not_the_callers() -> None:
+    with pytest.raises(Unavailable) as refused:
+        await Inference(401).client().send(call())
+    assert (refused.value.status, refused.value.code) == (503, "hop_refused")
+
+
+async def test_nothing_is_sent_for_a_caller_who_is_about_to_leave() -> None:
+    inference = Inference(200)
+    with pytest.raises(DeadlineExceeded):
+        await inference.client().send(call(0.2))
+    assert inference.requests == []

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from common.errors import InvalidRequest
+from gateway.requests import (
+    FORBIDDEN,
+    ChatCompletionRequest,
+    EmbeddingsRequest,
+    GenerateRequest,
+    KeyChange,
+    KeyRequest,
+    check,
+)
+
+CHAT: dict[str, Any] = {"model": "sim-small", "messages": [{"role": "user", "content": "hi"}]}
+
+
+def refusal(body: dict[str, Any], shape: Any = ChatCompletionRequest) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as refused:
+        check(body, shape)
+    assert refused.value.status == 400
+    assert len(refused.value.body()) <= 1024
+    return refused.value
+
+
+# The numbers are those of the catalogue of bad input in the design: 35 and 41 to 45.
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("35 n as a string", {"n": "3"}, "n"),
+    ("35 n as a float", {"n": 1.0}, "n"),
+    ("35 n as a boolean", {"n": True}, "n"),
+    ("n of nothing", {"n": 0}, "n"),
+    ("n over the cap", {"n": 129}, "n"),
+    ("41 max_tokens 0", {"max_tokens": 0}, "max_tokens"),
+    ("41 max_tokens -1", {"max_tokens": -1}, "max_tokens"),
+    ("41 max_tokens 2**31", {"max_tokens": 2**31}, "max_tokens"),
+    ("41 max_completion_tokens 0", {"max_completion_tokens": 0}, "max_completion_tokens"),
+    ("41 max_completion_tokens 2**31", {"max_completion_tokens": 2**31}, "max_completion_tokens"),
+    ("42 temperature -1", {"temperature": -1}, "temperature"),
+    ("42 temperature 3", {"temperature": 3}, "temperature"),
+    ("42 temperature as a string", {"temperature": "1"}, "temperature"),
+    ("42 temperature as a boolean", {"temperature": True}, "temperature"),
+    ("42 top_p 0", {"top_p": 0}, "top_p"),
+    ("42 top_p 2", {"top_p": 2}, "top_p"),
+    ("42 logit_bias too large", {"logit_bias": {str(n): 1 for n in range(1025)}}, "logit_bias"),
+    ("42 logit_bias as a string", {"logit_bias": {"50256": "1"}}, "logit_bias"),
+    ("44 stream as a string", {"stream": "true"}, "stream"),
+    ("44 stream as a number", {"stream": 1}, "stream"),
+    ("44 stream_options without stream", {"stream_options": {}}, "stream_options"),
+    ("44 stream_options with stream false", {"stream_options": {}, "stream": False}, "stream_options"),
+    ("44 stream_options as an array", {"stream_options": [], "stream": True}, "stream_options"),
+    ("45 user of 1 MB", {"user": "a" * 2**20}, "user"),
+    ("45 metadata of 1 MB", {"metadata": {"a": "b" * 2**20}}, "metadata"),
+    ("45 metadata of many keys", {"metadata": {str(n): "b" for n in range(17)}}, "metadata"),
+    ("45 metadata with a long key", {"metadata": {"k" * 2**20: 1}}, "metadata"),
+    ("a key of metadata that is a field too", {"metadata": {"model": 1}}, "metadata.model"),
+    ("model missing", {"model": None}, "model"),
+    ("model empty", {"model": ""}, "model"),
+    ("model as a number", {"model": 5}, "model"),
+    ("model too long", {"model": "m" * 257}, "model"),
+    ("messages missing", {"messages": None}, "messages"),
+    ("messages empty", {"messages": []}, "messages"),
+    ("messages as an object", {"messages": {"role": "user"}}, "messages"),
+    ("a message that is none", {"messages": ["hi"]}, "messages[0]"),
+    ("a message without a role", {"messages": [CHAT["messages"][0], {"content": "hi"}]}, "messages[1].role"),
+    ("a role that is none", {"messages": [{"role": 1}]}, "messages[0].role"),
+    ("too many messages", {"messages": CHAT["messages"] * 4097}, "messages"),
+]
+
+
+@pytest.mark.parametrize(("change", "param"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_a_bad_parameter_is_refused_by_its_name(change: dict[str, Any], param: str) -> None:
+    error = refusal(CHAT | change)
+    assert (error.param, error.code) == (param, "invalid_value")
+
+
+@pytest.mark.parametrize("field", sorted(FORBIDDEN))
+@pytest.mark.parametrize("shape", [ChatCompletionRequest, EmbeddingsRequest, GenerateRequest])
+def test_a_client_never_chooses_where_its_request_goes(field: str, shape: Any) -> None:
+    error = refusal({"model": "m", field: "http://169.254.169.254"}, shape)
+    assert (error.param, error.code) == (field, "unsupported_parameter")
+
+
+@pytest.mark.parametrize("missing", ["model", "messages"])
+def test_a_field_that_is_missing_is_named(missing: str) -> None:
+    assert refusal({name: value for name, value in CHAT.items() if name != missing}).param == missing
+
+
+@pytest.mark.parametrize(
+    "change", [{"user": "hunter2" * 300}, {"model": ["hunter2"]}, {"metadata": {"a": ["hunter2"]}}]
+)
+def test_a_refusal_never_repeats_the_value(change: dict[str, Any]) -> None:
+    assert b"hunter2" not in refusal(CHAT | change).body()
+
+
+def test_a_key_that_is_no_unicode_is_blamed_on_no_field() -> None:
+    assert refusal(CHAT | {"\ud800": 1}).param is None
+
+
+@pytest.mark.parametrize("name", ["k" * 100_000, "a\x00b"])
+def test_a_key_that_the_client_made_up_is_not_repeated_either(name: str) -> None:
+    assert refusal(CHAT | {name: 1, "metadata": {name: 1}}).param == "metadata"
+
+
+@pytest.mark.parametrize("name", ["k" * 100_000, "\ud800"])
+def test_a_made_up_field_of_an_admins_request_is_refused_briefly(name: str) -> None:
+    refusal({"tenant": "alice", "name": "laptop", name: 1}, KeyRequest)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"temperature": 0, "top_p": 1},
+        {"temperature": 2.0, "top_p": 0.1, "n": 128, "max_tokens": 2**31 - 1},
+        {"stream": True, "stream_options": {"include_usage": True}},
+        {"stream": False},
+        {"stream": None, "n": None, "user": None, "metadata": None, "logit_bias": None, "temperature": None},
+        {"logit_bias": {"50256": -100, "1": 0.5}},
+        {"an_unknown_field": {"of": ["any", "shape"]}},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}], "name": "n"}]},
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": []}, {"role": "a-new-role"}]},
+    ],
+)
+def test_what_openai_takes_is_taken(change: dict[str, Any]) -> None:
+    check(CHAT | change, ChatCompletionRequest)
+
+
+@pytest.mark.parametrize(
+    "value", ["text", ["one", "two"], [1, 2, 3], [[1, 2], [3]]], ids=["text", "texts", "tokens", "lists of tokens"]
+)
+def test_embeddings_take_each_of_openais_inputs(value: Any) -> None:
+    check({"model": "m", "input": value}, EmbeddingsRequest)
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"input": ""}, "input"),
+        ({"input": []}, "input"),
+        ({"input": None}, "input"),
+        ({"input": [[]]}, "input"),
+        ({"input": ["a"] * 2049}, "input"),
+        ({"encoding_format": "hex"}, "encoding_format"),
+        ({"dimensions": 0}, "dimensions"),
+        ({"dimensions": "3"}, "dimensions"),
+    ],
+)
+def test_a_bad_embeddings_request_is_refused_by_its_field(change: dict[str, Any], param: str) -> None:
+    error = refusal({"model": "m", "input": "hi"} | change, EmbeddingsRequest)
+    assert error.param is not None
+    assert error.param.partition("[")[0] == param
+
+
+@pytest.mark.parametrize(
+    ("change", "param"), [({"prompt": ""}, "prompt"), ({"prompt": 1}, "prompt"), ({"stream": True}, "stream")]
+)
+def test_a_bad_prompt_is_refused_by_its_field(change: dict[str, Any], param: str) -> None:
+    assert refusal({"prompt": "hi"} | change, GenerateRequest).param == param
+
+
+@pytest.mark.parametrize("tenant", ["", "-a", "a b", "a{b}", "a:b", "a" * 65, "é", "a\n"])
+def test_a_tenants_name_can_stand_in_a_key_name(tenant: str) -> None:
+    assert refusal({"tenant": tenant, "name": "laptop"}, KeyRequest).param == "tenant"
+
+
+def test_a_change_names_only_what_it_changes() -> None:
+    assert check({"enabled": False}, KeyChange).model_dump(exclude_unset=True) == {"enabled": False}
+    assert check({"expires_at": None}, KeyChange).model_dump(exclude_unset=True) == {"expires_at": None}
+    assert refusal({"tenant": "mallory"}, KeyChange).param == "tenant"

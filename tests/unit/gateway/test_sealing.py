@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.sealing import SealBrokenError, Sealer
+
+SECRET = "a-secret-of-the-gateway"
+NAME = "0" * 64
+ANSWER = b'{"choices": []}'
+
+
+def sealed(value: bytes = ANSWER) -> bytes:
+    return Sealer(SECRET).seal(value, tenant="alice", fingerprint=NAME)
+
+
+def opens(data: bytes, tenant: str = "alice", fingerprint: str = NAME, secret: str = SECRET) -> bool:
+    try:
+        return Sealer(secret).open(data, tenant=tenant, fingerprint=fingerprint) == ANSWER
+    except SealBrokenError:
+        return False
+
+
+@given(value=st.binary(max_size=100), tenant=st.text(st.characters(codec="utf-8"), min_size=1, max_size=10))
+def test_what_was_sealed_opens_for_its_tenant_and_request(value: bytes, tenant: str) -> None:
+    sealer = Sealer(SECRET)
+    assert sealer.open(sealer.seal(value, tenant=tenant, fingerprint=NAME), tenant=tenant, fingerprint=NAME) == value
+
+
+def test_another_process_with_the_same_secret_opens_it() -> None:
+    assert opens(sealed())
+
+
+def test_it_opens_for_no_other_tenant_request_or_secret() -> None:
+    assert not opens(sealed(), tenant="bob")
+    assert not opens(sealed(), fingerprint="1" + NAME[1:])
+    assert not opens(sealed(), secret="another-secret-of-the-gateway")
+
+
+def test_a_tenant_and_a_request_cannot_be_told_apart_wrongly() -> None:
+    sealer = Sealer(SECRET)
+    data = sealer.seal(ANSWER, tenant="b:alice", fingerprint="a")
+    with pytest.raises(SealBrokenError):
+        sealer.open(data, tenant="alice", fingerprint="a:b")
+
+
+def test_one_flipped_bit_anywhere_breaks_the_seal() -> None:
+    data = sealed()
+    for place in range(len(data) * 8):
+        damaged = bytearray(data)
+        damaged[place // 8] ^= 1 << place % 8
+        assert not opens(bytes(damaged))
+
+
+def test_an_entry_cut_anywhere_does_not_open() -> None:
+    data = sealed()
+    for length in range(len(data)):
+        with pytest.raises(SealBrokenError):
+            Sealer(SECRET).open(data[:length], tenant="alice", fingerprint=NAME)
+
+
+def test_bytes_that_follow_an_entry_break_the_seal() -> None:
+    assert not opens(sealed() + b"\x00")
+
+
+def test_the_answer_does_not_show_and_no_two_seals_are_alike() -> None:
+    one, other = sealed(), sealed()
+    assert ANSWER not in one
+    assert one != other
+
+
+def test_more_tenants_than_are_remembered_still_open_their_entries() -> None:
+    sealer = Sealer(SECRET)
+    data = sealer.seal(ANSWER, tenant="alice", fingerprint=NAME)
+    for number in range(4_200):
+        sealer.seal(b"", tenant=f"tenant{number}", fingerprint=NAME)
+    assert sealer.open(data, tenant="alice", fingerprint=NAME) == ANSWER
