@@ -14,8 +14,7 @@ from gateway.requests import (
     KeyRequest,
     check,
 )
-
-CHAT: dict[str, Any] = {"model": "sim-small", "messages": [{"role": "user", "content": "hi"}]}
+from support.bad_input import BAD_PARAMETERS, CHAT
 
 
 def refusal(body: dict[str, Any], shape: Any = ChatCompletionRequest) -> InvalidRequest:
@@ -26,51 +25,9 @@ def refusal(body: dict[str, Any], shape: Any = ChatCompletionRequest) -> Invalid
     return refused.value
 
 
-# The numbers are those of the catalogue of bad input in the design: 35 and 41 to 45.
-REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("35 n as a string", {"n": "3"}, "n"),
-    ("35 n as a float", {"n": 1.0}, "n"),
-    ("35 n as a boolean", {"n": True}, "n"),
-    ("n of nothing", {"n": 0}, "n"),
-    ("n over the cap", {"n": 129}, "n"),
-    ("41 max_tokens 0", {"max_tokens": 0}, "max_tokens"),
-    ("41 max_tokens -1", {"max_tokens": -1}, "max_tokens"),
-    ("41 max_tokens 2**31", {"max_tokens": 2**31}, "max_tokens"),
-    ("41 max_completion_tokens 0", {"max_completion_tokens": 0}, "max_completion_tokens"),
-    ("41 max_completion_tokens 2**31", {"max_completion_tokens": 2**31}, "max_completion_tokens"),
-    ("42 temperature -1", {"temperature": -1}, "temperature"),
-    ("42 temperature 3", {"temperature": 3}, "temperature"),
-    ("42 temperature as a string", {"temperature": "1"}, "temperature"),
-    ("42 temperature as a boolean", {"temperature": True}, "temperature"),
-    ("42 top_p 0", {"top_p": 0}, "top_p"),
-    ("42 top_p 2", {"top_p": 2}, "top_p"),
-    ("42 logit_bias too large", {"logit_bias": {str(n): 1 for n in range(1025)}}, "logit_bias"),
-    ("42 logit_bias as a string", {"logit_bias": {"50256": "1"}}, "logit_bias"),
-    ("44 stream as a string", {"stream": "true"}, "stream"),
-    ("44 stream as a number", {"stream": 1}, "stream"),
-    ("44 stream_options without stream", {"stream_options": {}}, "stream_options"),
-    ("44 stream_options with stream false", {"stream_options": {}, "stream": False}, "stream_options"),
-    ("44 stream_options as an array", {"stream_options": [], "stream": True}, "stream_options"),
-    ("45 user of 1 MB", {"user": "a" * 2**20}, "user"),
-    ("45 metadata of 1 MB", {"metadata": {"a": "b" * 2**20}}, "metadata"),
-    ("45 metadata of many keys", {"metadata": {str(n): "b" for n in range(17)}}, "metadata"),
-    ("45 metadata with a long key", {"metadata": {"k" * 2**20: 1}}, "metadata"),
-    ("a key of metadata that is a field too", {"metadata": {"model": 1}}, "metadata.model"),
-    ("model missing", {"model": None}, "model"),
-    ("model empty", {"model": ""}, "model"),
-    ("model as a number", {"model": 5}, "model"),
-    ("model too long", {"model": "m" * 257}, "model"),
-    ("messages missing", {"messages": None}, "messages"),
-    ("messages empty", {"messages": []}, "messages"),
-    ("messages as an object", {"messages": {"role": "user"}}, "messages"),
-    ("a message that is none", {"messages": ["hi"]}, "messages[0]"),
-    ("a message without a role", {"messages": [CHAT["messages"][0], {"content": "hi"}]}, "messages[1].role"),
-    ("a role that is none", {"messages": [{"role": 1}]}, "messages[0].role"),
-    ("too many messages", {"messages": CHAT["messages"] * 4097}, "messages"),
-]
-
-
-@pytest.mark.parametrize(("change", "param"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+@pytest.mark.parametrize(
+    ("change", "param"), [row[1:] for row in BAD_PARAMETERS], ids=[row[0] for row in BAD_PARAMETERS]
+)
 def test_a_bad_parameter_is_refused_by_its_name(change: dict[str, Any], param: str) -> None:
     error = refusal(CHAT | change)
     assert (error.param, error.code) == (param, "invalid_value")

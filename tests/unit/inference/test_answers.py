@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from common import sse
 from common.deadline import Deadline
 from common.errors import ServiceError
-from inference.answers import Answers, Question
+from inference.answers import Answers, AnswerStream, Question
 from inference.settings import Settings
 from inference.upstream import Upstream
 
@@ -66,6 +66,10 @@ def says(status: int, content: bytes, headers: dict[str, str] | None = None) -> 
     return lambda: httpx2.Response(status, content=chunks(), headers=headers)
 
 
+async def whole(stream: AnswerStream) -> bytes:
+    return b"".join([events async for events in stream.events])
+
+
 async def test_an_answer_is_the_upstreams_bytes_and_says_how_many_attempts_it_took() -> None:
     model = Model(says(503, b"{}", {"retry-after": "0"}), says(200, BODY))
     answer = await model.answers.whole(question())
@@ -97,7 +101,7 @@ async def test_an_upstream_that_quotes_the_prompt_puts_it_in_no_span(is_stream: 
 async def test_a_stream_is_there_once_its_first_event_is() -> None:
     model = Model(says(503, b"{}", {"retry-after": "0"}), says(200, b": ping\n\n" + TOKEN + END + DONE, EVENTS))
     stream = await model.answers.stream(question())
-    assert b"".join([events async for events in stream.events]) == b": ping\n\n" + TOKEN + END + DONE
+    assert await whole(stream) == b": ping\n\n" + TOKEN + END + DONE
     assert stream.attempts == 2
     assert "chat sim-small" not in model.spans
     await stream.close(None)
@@ -130,12 +134,12 @@ async def test_a_stream_that_fails_before_its_first_event_is_a_status(
 async def test_a_stream_that_ends_early_is_broken_not_done(content: bytes) -> None:
     stream = await Model(says(200, content, EVENTS)).answers.stream(question())
     with pytest.raises(ServiceError) as failed:
-        assert [events async for events in stream.events] is None
+        await whole(stream)
     assert failed.value.code == "stream_interrupted"
 
 
 async def test_a_stream_of_several_choices_needs_all_of_them() -> None:
     stream = await Model(says(200, TOKEN + END + DONE, EVENTS)).answers.stream(question(choices=2))
     with pytest.raises(ServiceError) as failed:
-        assert [events async for events in stream.events] is None
+        await whole(stream)
     assert failed.value.code == "stream_interrupted"

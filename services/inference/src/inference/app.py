@@ -53,7 +53,13 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
     app = FastAPI(
-        title="Spillway inference", version="0.1.0", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
+        title="Spillway inference",
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
     )
     errors.install(app)
     app.add_middleware(RequestScope)

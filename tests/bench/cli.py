@@ -1,0 +1,179 @@
+"""Runs the lanes in interleaved rounds against one stack and prints medians with their spread."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import stack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_CHUNKS = 100
+_SETTLE_S = 0.3
+"""After a lane: what it left to do in the background (entries to store, spans to send) is its cost as well."""
+_PADDING = "All work and no play makes a dull prompt. "
+
+
+@dataclasses.dataclass(frozen=True)
+class Lane:
+    name: str
+    requests: int
+    """A round."""
+    prompt: str
+    cache: str | None
+    is_stream: bool = False
+    is_direct: bool = False
+    """Straight to the simulator: what of the latencies is not ours."""
+
+
+LANES = (
+    Lane("miss", 1000, "round {round}, question {}", "miss"),
+    Lane("hit", 2000, "always the same question", "hit"),
+    Lane("stream", 400, "[[sim tokens=100]] question {}", "bypass", is_stream=True),
+    Lane("paced", 160, "[[sim tokens=100 itl_ms=10]] question {}", "bypass", is_stream=True),
+    Lane("direct", 1000, "question {}", None, is_direct=True),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """One lane in one round."""
+
+    cpu_ms: dict[str, float]
+    """Per answer, by process."""
+    load: dict[str, Any]
+
+    @property
+    def total_ms(self) -> float:
+        return sum(self.cpu_ms.values())
+
+
+def main() -> None:
+    asked = _arguments()
+    if not Path("/proc/self/smaps_rollup").exists():
+        sys.exit("bench reads CPU time and memory from Linux's /proc, which this system does not have")
+    yardsticks_ms = [_yardstick_ms()]
+    starts_s = [_start_s(asked.tracing) for _ in range(asked.starts - 1)]
+    lanes = [lane for lane in LANES if lane.name in asked.lanes]
+    seen: dict[str, list[Seen]] = {lane.name: [] for lane in lanes}
+    with stack.running(asked.tracing) as running:
+        starts_s.append(running.start_s)
+        for lane in lanes:
+            _drive(lane, running, asked, round_=0, requests=max(lane.requests // 5, 50))
+        for round_ in range(1, asked.rounds + 1):
+            yardsticks_ms.append(_yardstick_ms())
+            for lane in lanes:
+                seen[lane.name].append(_measure(lane, running, asked, round_))
+                print(f"round {round_}: {lane.name} {seen[lane.name][-1].total_ms:.2f} ms", file=sys.stderr)  # noqa: T201  # progress
+    with stack.running(asked.tracing) as idle:
+        time.sleep(_SETTLE_S)
+        memory_mb = idle.memory_mb()
+        starts_s.append(idle.start_s)
+    print("\n".join(_report(asked, seen, memory_mb, starts_s)))  # noqa: T201  # the report
+    print(f"Yardstick: {_spread_of(yardsticks_ms)} ms for a fixed piece of pure Python")  # noqa: T201  # as above
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--connections", type=int, default=16, help="of the closed loop: 1, 10, 64, ... (16)")
+    parser.add_argument("--rate", type=float, help="requests/s: open loop, latency from the intended send time")
+    parser.add_argument("--tracing", default="0.1", help="off, or the share of requests that are traced (0.1)")
+    parser.add_argument("--body-bytes", type=int, default=100, help="size of the prompt: 100, 12000, 220000 (100)")
+    parser.add_argument("--lanes", nargs="+", choices=[lane.name for lane in LANES], default=[x.name for x in LANES])
+    parser.add_argument("--requests", type=float, default=1, help="multiplies the requests of a round (1)")
+    parser.add_argument("--starts", type=int, default=3, help="how often the stack is started to time it (3)")
+    return parser.parse_args()
+
+
+def _yardstick_ms() -> float:
+    """CPU time of a fixed piece of pure Python: what a figure from another machine, or minute, is to be divided by."""
+    started = time.process_time()
+    for _ in range(20):
+        json.loads(json.dumps({str(number): [number] * 10 for number in range(500)}))
+    return (time.process_time() - started) * 1000
+
+
+def _start_s(tracing: str) -> float:
+    with stack.running(tracing) as started:
+        return started.start_s
+
+
+def _measure(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: int) -> Seen:
+    before = running.cpu_ms()
+    load = _drive(lane, running, asked, round_, round(lane.requests * asked.requests))
+    time.sleep(_SETTLE_S)
+    after = running.cpu_ms()
+    return Seen({name: (after[name] - before[name]) / max(load["answers"], 1) for name in before}, load)
+
+
+def _drive(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: int, requests: int) -> dict[str, Any]:
+    prompt = lane.prompt.replace("{round}", str(round_))
+    order = {
+        "port": running.simulator_port if lane.is_direct else running.gateway_port,
+        "path": "/v1/chat/completions",
+        "key": running.key,
+        "model": stack.MODEL,
+        "prompt": prompt + " " + (_PADDING * (asked.body_bytes // len(_PADDING) + 1))[: asked.body_bytes - len(prompt)],
+        "is_stream": lane.is_stream,
+        "requests": requests,
+        "connections": asked.connections,
+        "rate": asked.rate,
+        "cache": None if round_ == 0 else lane.cache,  # the warm-up makes the entry that is hit
+        "events": _CHUNKS + 1 if lane.is_stream else 0,
+    }
+    generator = subprocess.run(  # noqa: S603  # our own
+        [sys.executable, str(Path(__file__).with_name("load.py"))],
+        input=json.dumps(order).encode(), stdout=subprocess.PIPE, check=True,
+    )  # fmt: skip
+    load: dict[str, Any] = json.loads(generator.stdout)
+    return load
+
+
+def _report(
+    asked: argparse.Namespace, seen: dict[str, list[Seen]], memory_mb: dict[str, float], starts_s: list[float]
+) -> Iterable[str]:
+    loop = f"open loop, {asked.rate:g} requests/s" if asked.rate else f"closed loop, {asked.connections} connections"
+    yield f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}; {loop};"
+    yield f"prompts of {asked.body_bytes} bytes; tracing {asked.tracing}; {asked.rounds} rounds: median (least-most)"
+    yield ""
+    processes = sorted(memory_mb, key=lambda name: (name.startswith("valkey"), name))
+    columns = ["CPU ms", *processes, "p50 ms", "p99 ms", "first byte p99", "req/s", "errors"]
+    yield f"| lane | {' | '.join(columns)} |"
+    yield f"|{'---|' * (len(columns) + 1)}"
+    for lane, rounds in seen.items():
+        errors = sum((Counter(one.load["errors"]) for one in rounds), Counter[str]())
+        cells = [
+            f"**{_spread(rounds, lambda one: one.total_ms)}**",
+            *(f"{statistics.median(one.cpu_ms[name] for one in rounds):.2f}" for name in processes),
+            _spread(rounds, lambda one: one.load["whole_ms"]["p50"]),
+            _spread(rounds, lambda one: one.load["whole_ms"]["p99"]),
+            _spread(rounds, lambda one: one.load["first_byte_ms"]["p99"]),
+            _spread(rounds, lambda one: one.load["answers"] / one.load["seconds"], digits=0),
+            ", ".join(f"{count} {why}" for why, count in errors.items()) or "0",
+        ]
+        yield f"| {lane} | {' | '.join(cells)} |"
+    yield ""
+    parts = ", ".join(f"{name} {memory_mb[name]:.0f}" for name in processes)
+    yield f"Idle memory (PSS): {sum(memory_mb.values()):.0f} MB ({parts})"
+    yield f"Start to first answer: {statistics.median(starts_s):.1f} s ({min(starts_s):.1f}-{max(starts_s):.1f})"
+
+
+def _spread(rounds: list[Seen], of: Callable[[Seen], float], digits: int = 2) -> str:
+    return _spread_of([of(one) for one in rounds], digits)
+
+
+def _spread_of(values: list[float], digits: int = 2) -> str:
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"

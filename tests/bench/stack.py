@@ -1,0 +1,185 @@
+"""The stack as real processes on free ports, and what each of them costs: CPU time and memory, from /proc."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.stores import connect, is_reachable
+from devstack.stores import STORES
+from gateway.key_store import put_key
+from gateway.keys import generate_key, record_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+SERVICES = ("gateway", "cache", "inference")
+MODEL = "sim-small"
+_START_S = 30
+_STOP_S = 10
+_POLL_S = 0.01
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Stack:
+    gateway_port: int
+    simulator_port: int
+    key: str
+    start_s: float
+    """From the first process started to the first answer of a model through the gateway."""
+    pids: Mapping[str, int]
+    """Of our processes: services and stores; not the simulator's nor the sink's."""
+
+    def cpu_ms(self) -> dict[str, float]:
+        """User and system time of each process since it started. Source: proc(5), stat, fields 14 and 15."""
+        return {name: _cpu_ms(pid) for name, pid in self.pids.items()}
+
+    def memory_mb(self) -> dict[str, float]:
+        """Proportional set size: pages shared by several processes count for each in part, so the sum is honest."""
+        return {name: _pss_mb(pid) for name, pid in self.pids.items()}
+
+
+def _cpu_ms(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) * 1000 / _TICKS_PER_S
+
+
+def _pss_mb(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("the kernel reports no PSS")
+
+
+@contextlib.contextmanager
+def running(tracing: str) -> Iterator[Stack]:
+    """Start everything, yield once a model answered through the gateway, stop everything.
+
+    `tracing` is `off` or the share of requests that are traced. Raises `RuntimeError` with a service's own words when
+    the stack does not come up.
+    """
+    ports = _free_ports((*SERVICES, "simulator", "sink", *(store.part for store in STORES)))
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        environment, pepper = _environment(ports, tracing)
+        started = time.perf_counter()
+        pids = {}
+        for store in STORES:
+            directory = home / store.part
+            directory.mkdir()
+            command = store.command(ports[store.part], directory)
+            pids[store.part] = _start(stack, store.part, command, environment, home)
+        for name in (*SERVICES, "simulator"):
+            pids[name] = _start(stack, name, [sys.executable, "-m", name], environment, home)
+        _start(stack, "sink", [sys.executable, str(_HERE / "sink.py"), str(ports["sink"])], environment, home)
+        key = asyncio.run(_make_key(environment["GATEWAY_STATE_URL"], pepper))
+        _await_answer(ports["gateway"], key, home)
+        del pids["simulator"]
+        yield Stack(ports["gateway"], ports["simulator"], key, time.perf_counter() - started, pids)
+
+
+def _free_ports(names: Iterable[str]) -> dict[str, int]:
+    """One for each name, all different: each is held until all are found."""
+    with contextlib.ExitStack() as held:
+        listeners = {name: held.enter_context(socket.create_server(("127.0.0.1", 0))) for name in names}
+        return {name: listener.getsockname()[1] for name, listener in listeners.items()}
+
+
+def _start(
+    stack: contextlib.ExitStack, name: str, command: list[str], environment: Mapping[str, str], home: Path
+) -> int:
+    # Logs go to a file, as to a collector's pipe: writing them is part of the price.
+    log = stack.enter_context((home / f"{name}.log").open("wb"))
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603  # our own
+    stack.callback(_stop, process)
+    return process.pid
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _environment(ports: Mapping[str, int], tracing: str) -> tuple[dict[str, str], str]:
+    names = ("pepper", "seal", "cache_hop", "inference_hop")
+    pepper, seal, cache_hop, inference_hop = (secrets.token_hex(32) for _ in names)
+    url = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    inherited = {name: value for name, value in os.environ.items() if not _is_ours(name)}
+    environment = inherited | {
+        **{f"{name.upper()}_PORT": str(ports[name]) for name in (*SERVICES, "simulator")},
+        **{store.variable: store.url(ports[store.part]) for store in STORES},
+        **{f"{name.upper()}_DRAIN_DELAY_S": "0" for name in SERVICES},
+        "GATEWAY_KEY_PEPPER": pepper,
+        "GATEWAY_SEAL_SECRET": seal,
+        "GATEWAY_CACHE_URL": url["cache"],
+        "GATEWAY_CACHE_HOP_SECRET": cache_hop,
+        "GATEWAY_INFERENCE_URL": url["inference"],
+        "GATEWAY_INFERENCE_HOP_SECRET": inference_hop,
+        "CACHE_HOP_SECRET": cache_hop,
+        "INFERENCE_HOP_SECRET": inference_hop,
+        "INFERENCE_UPSTREAM_BASE_URL": f"{url['simulator']}/v1",
+        "INFERENCE_UPSTREAM_API_KEY": "sk-simulator",
+    }
+    if tracing != "off":
+        environment |= {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url["sink"],
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": tracing,
+        }
+    return environment, pepper
+
+
+def _is_ours(variable: str) -> bool:
+    """Whether `variable` would make this stack another one than the next machine's."""
+    return variable.startswith(("GATEWAY_", "CACHE_", "INFERENCE_", "SIMULATOR_", "OTEL_", "SPILLWAY_"))
+
+
+async def _make_key(state_url: str, pepper: str) -> str:
+    key = generate_key("bench")
+    record = record_for(key.text, pepper=pepper, tenant="bench", name="bench")
+    store = connect(state_url)
+    async with store, asyncio.timeout(_START_S):
+        while not await is_reachable(store):  # noqa: ASYNC110  # another process: there is no event to wait for
+            await asyncio.sleep(_POLL_S)
+        await put_key(store, record)
+    return key.text
+
+
+def _await_answer(gateway_port: int, key: str, home: Path) -> None:
+    give_up_at = time.perf_counter() + _START_S
+    while not _answers(gateway_port, key):
+        if time.perf_counter() > give_up_at:
+            words = "\n".join(f"{log.stem}: {log.read_text()[-500:]}" for log in sorted(home.glob("*.log")))
+            raise RuntimeError(f"the stack did not answer within {_START_S} s\n{words}")
+        time.sleep(_POLL_S)
+
+
+def _answers(port: int, key: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_START_S)
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Are you there?"}]})
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    try:
+        connection.request("POST", "/v1/chat/completions", body, headers)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,205 @@
+"""How the transport's errors map, against real sockets: callers decide by them whether anything was sent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import httpx2
+import openai
+import pytest
+
+from common.http_client import create_client
+from support.raw_server import Conversation, refusing, stalling_connects, talking
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+BOUND_S = 5
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx2.AsyncClient]:
+    async with create_client(timeout=httpx2.Timeout(BOUND_S)) as client:
+        yield client
+
+
+async def fails(client: httpx2.AsyncClient, url: str, timeout: httpx2.Timeout | None = None) -> httpx2.HTTPError:  # noqa: ASYNC109  # the client's own
+    async with asyncio.timeout(BOUND_S):
+        with pytest.raises(httpx2.HTTPError) as failed:
+            await client.post(url, content=b"{}", timeout=timeout or BOUND_S)
+    return failed.value
+
+
+async def test_a_refused_connection_proves_that_nothing_was_sent(client: httpx2.AsyncClient) -> None:
+    with refusing() as url:
+        assert type(await fails(client, url)) is httpx2.ConnectError
+
+
+async def test_a_name_that_does_not_resolve_proves_that_nothing_was_sent(client: httpx2.AsyncClient) -> None:
+    assert type(await fails(client, "http://no-such-host.invalid")) is httpx2.ConnectError
+
+
+async def test_a_connect_that_stalls_proves_that_nothing_was_sent(client: httpx2.AsyncClient) -> None:
+    with stalling_connects() as url:
+        timeout = httpx2.Timeout(BOUND_S, connect=0.1, pool=0.1)
+        assert type(await fails(client, url, timeout)) is httpx2.ConnectTimeout
+
+
+def close(_: Conversation) -> None: ...
+
+
+def reset(conversation: Conversation) -> None:
+    conversation.reset()
+
+
+def half_a_head(conversation: Conversation) -> None:
+    conversation.say(b"HTTP/1.1 200 OK\r\nContent-")
+
+
+@pytest.mark.parametrize("script", [close, reset, half_a_head])
+async def test_a_connection_that_breaks_before_the_answer_proves_nothing(
+    client: httpx2.AsyncClient, script: Callable[[Conversation], None]
+) -> None:
+    with talking(script) as url:
+        assert type(await fails(client, url)) is httpx2.ReadError
+
+
+def garbage(conversation: Conversation) -> None:
+    conversation.say(b"\x00\xff\xfe this is no HTTP\r\n\r\n")
+
+
+def a_bad_header(conversation: Conversation) -> None:
+    conversation.say(b"HTTP/1.1 200 OK\r\nContent-Length: soon\r\n\r\n{}")
+
+
+@pytest.mark.parametrize("script", [garbage, a_bad_header])
+async def test_what_is_no_http_is_a_protocol_error(
+    client: httpx2.AsyncClient, script: Callable[[Conversation], None]
+) -> None:
+    with talking(script) as url:
+        assert type(await fails(client, url)) is httpx2.RemoteProtocolError
+
+
+def short(conversation: Conversation) -> None:
+    conversation.say(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{")
+
+
+def short_and_reset(conversation: Conversation) -> None:
+    short(conversation)
+    conversation.reset()
+
+
+def short_chunk(conversation: Conversation) -> None:
+    conversation.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{")
+
+
+def no_last_chunk(conversation: Conversation) -> None:
+    conversation.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
+
+
+@pytest.mark.parametrize("script", [short, short_and_reset, short_chunk, no_last_chunk])
+async def test_an_answer_that_breaks_off_is_a_read_error(
+    client: httpx2.AsyncClient, script: Callable[[Conversation], None]
+) -> None:
+    with talking(script) as url:
+        assert type(await fails(client, url)) is httpx2.ReadError
+
+
+def a_bad_chunk(conversation: Conversation) -> None:
+    conversation.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\nZZ\r\n")
+    conversation.stay_silent()
+
+
+def a_bad_chunk_later(conversation: Conversation) -> None:
+    conversation.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
+    conversation.say(b"ZZ\r\n")
+    conversation.stay_silent()
+
+
+@pytest.mark.parametrize("script", [a_bad_chunk, a_bad_chunk_later])
+async def test_a_chunk_that_is_none_is_an_error_of_the_client_and_no_other(
+    client: httpx2.AsyncClient, script: Callable[[Conversation], None]
+) -> None:
+    with talking(script) as url:
+        assert isinstance(await fails(client, url), httpx2.ReadError | httpx2.RemoteProtocolError)
+
+
+def silence(conversation: Conversation) -> None:
+    conversation.stay_silent()
+
+
+def silence_in_the_body(conversation: Conversation) -> None:
+    short(conversation)
+    conversation.stay_silent()
+
+
+@pytest.mark.parametrize("script", [silence, silence_in_the_body])
+async def test_silence_is_a_read_timeout(
+    client: httpx2.AsyncClient, script: Callable[[Conversation], None]
+) -> None:
+    with talking(script) as url:
+        assert type(await fails(client, url, httpx2.Timeout(BOUND_S, read=0.1))) is httpx2.ReadTimeout
+
+
+@pytest.mark.parametrize(
+    ("script", "is_timeout"), [(close, False), (reset, False), (garbage, False), (short, False), (silence, True)]
+)
+async def test_the_sdk_tells_a_broken_connection_from_a_timeout(
+    client: httpx2.AsyncClient, script: Callable[[Conversation], None], is_timeout: bool
+) -> None:
+    with talking(script) as url, pytest.raises(openai.APIConnectionError) as failed:
+        timeout = httpx2.Timeout(BOUND_S, read=0.1 if is_timeout else BOUND_S)
+        sdk = openai.AsyncOpenAI(base_url=url, api_key="x", max_retries=0, http_client=client, timeout=timeout)
+        await sdk.models.list()
+    assert isinstance(failed.value, openai.APITimeoutError) is is_timeout
+
+
+async def test_no_cookie_is_replayed(client: httpx2.AsyncClient) -> None:
+    requests: list[bytes] = []
+
+    def script(conversation: Conversation) -> None:
+        requests.append(conversation.request)
+        conversation.say(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: session=1\r\nConnection: close\r\n\r\n"))
+
+    with talking(script) as url:
+        for _ in range(2):
+            assert (await client.get(url)).headers["set-cookie"] == "session=1"
+    assert len(requests) == 2
+    assert b"cookie" not in b"".join(requests).lower()
+
+
+async def test_no_redirect_is_followed(client: httpx2.AsyncClient) -> None:
+    requests: list[bytes] = []
+
+    def script(conversation: Conversation) -> None:
+        requests.append(conversation.request)
+        conversation.say(b"HTTP/1.1 302 Found\r\nLocation: /inward\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    with talking(script) as url:
+        assert (await client.get(url)).status_code == 302
+    assert len(requests) == 1
+
+
+async def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    with refusing() as proxy, talking(lambda conversation: conversation.say(OK)) as url:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy)
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("no_proxy", "")
+        async with create_client() as client:
+            assert (await client.get(url)).status_code == 200
+
+
+async def test_a_body_is_asked_for_and_passed_on_as_it_is(client: httpx2.AsyncClient) -> None:
+    requests: list[bytes] = []
+
+    def script(conversation: Conversation) -> None:
+        requests.append(conversation.request)
+        conversation.say(OK.replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n"))
+
+    with talking(script) as url:
+        async with client.stream("GET", url) as response:
+            assert b"".join([part async for part in response.aiter_raw()]) == b"{}"
+    assert b"accept-encoding: identity\r\n" in requests[0].lower()

@@ -1,0 +1,149 @@
+"""The whole platform in one process: simulator, cache, inference and gateway on real sockets, each in its thread."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx2
+from openai import OpenAI
+from pydantic import SecretStr
+
+import cache.app
+import cache.settings
+import gateway.app
+import gateway.settings
+import inference.app
+import inference.settings
+import simulator.app
+from simulator.settings import SimulatorSettings
+from simulator.transport import SimulatorProtocol
+from support.server import running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+BOUND_S = 10
+MODEL = "sim-small"
+ADMIN_KEY = "the-admin-key-of-the-tests"
+UPSTREAM_KEY = "sk-the-platforms-key-at-the-upstream"
+SECRETS = {
+    "key_pepper": "the-pepper-of-the-tests-0123456789abcdef",
+    "seal_secret": "the-seal-secret-of-the-tests-0123456789abcdef",
+    "cache_hop_secret": "the-cache-hop-secret-of-the-tests-0123456789abcdef",
+    "inference_hop_secret": "the-inference-hop-secret-of-the-tests-0123456789",
+}
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The URLs of the parts, and a key of each of two tenants."""
+
+    gateway: str
+    inference: str
+    cache: str
+    simulator: str
+    key: str
+    """Of the tenant `alice`."""
+    other_key: str
+    """Of the tenant `bob`."""
+
+    def http(self, key: str | None = None, **headers: str) -> httpx2.Client:
+        """A plain client of the gateway: no retries, no opinion about bodies."""
+        authorization = {"authorization": f"Bearer {key or self.key}"}
+        return httpx2.Client(base_url=self.gateway, headers=authorization | headers, timeout=BOUND_S, trust_env=False)
+
+    def sdk(self, key: str | None = None, max_retries: int = 0, **settings: Any) -> OpenAI:
+        """OpenAI's own client of the gateway."""
+        return OpenAI(
+            base_url=f"{self.gateway}/v1",
+            api_key=key or self.key,
+            max_retries=max_retries,
+            timeout=settings.pop("timeout", BOUND_S),
+            **settings,
+        )
+
+    def attempts(self, request_id: str) -> list[dict[str, Any]]:
+        """What reached the upstream for a request, by its own account."""
+        return self._attempts(f"request_id={request_id}")
+
+    def last_attempt(self) -> dict[str, Any] | None:
+        """The newest of all that reached the upstream."""
+        return next(iter(self._attempts()[-1:]), None)
+
+    def _attempts(self, query: str = "") -> list[dict[str, Any]]:
+        answer = httpx2.get(f"{self.simulator}/_sim/requests?{query}", timeout=BOUND_S, trust_env=False)
+        found: list[dict[str, Any]] = answer.json()["requests"]
+        return found
+
+
+def eventually(look: Callable[[], T | None]) -> T:
+    """What `look` finds as soon as it finds something; each look is a round trip to a server."""
+    deadline = time.monotonic() + BOUND_S
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+    raise TimeoutError
+
+
+def chat(prompt: str, **fields: Any) -> dict[str, Any]:
+    return {"model": MODEL, "messages": [{"role": "user", "content": prompt}], **fields}
+
+
+@contextlib.contextmanager
+def platform(
+    state_url: str,
+    cache_url: str,
+    *,
+    of_gateway: dict[str, Any] | None = None,
+    of_inference: dict[str, Any] | None = None,
+) -> Iterator[Platform]:
+    """Run the parts over these stores; the last two arguments are settings of theirs that differ."""
+    with contextlib.ExitStack() as stack:
+        simulator_url = stack.enter_context(
+            running(
+                simulator.app.create_app(SimulatorSettings(api_key=SecretStr(UPSTREAM_KEY))),
+                http=SimulatorProtocol,
+                lifespan="off",
+            )
+        )
+        inference_settings: dict[str, Any] = {
+            "upstream_base_url": f"{simulator_url}/v1",
+            "upstream_api_key": UPSTREAM_KEY,
+            "hop_secret": SECRETS["inference_hop_secret"],
+        } | (of_inference or {})
+        inference_url = stack.enter_context(
+            running(inference.app.create_app(inference.settings.Settings(**inference_settings)))
+        )
+        cache_settings = cache.settings.Settings(
+            store_url=SecretStr(cache_url), hop_secret=SecretStr(SECRETS["cache_hop_secret"])
+        )
+        cache_service_url = stack.enter_context(running(cache.app.create_app(cache_settings)))
+        gateway_settings: dict[str, Any] = {
+            **SECRETS,
+            "state_url": state_url,
+            "inference_url": inference_url,
+            "cache_url": cache_service_url,
+            "admin_key": ADMIN_KEY,
+            "default_model": MODEL,
+            "cache_timeout_s": 0.5,  # a busy machine's hit is a hit; tests of a frozen cache wait half a second
+        } | (of_gateway or {})
+        gateway_url = stack.enter_context(running(gateway.app.create_app(gateway.settings.Settings(**gateway_settings))))
+        keys = [make_key(gateway_url, tenant) for tenant in ("alice", "bob")]
+        yield Platform(gateway_url, inference_url, cache_service_url, simulator_url, *keys)
+
+
+def make_key(gateway_url: str, tenant: str) -> str:
+    answer = httpx2.post(
+        f"{gateway_url}/admin/keys",
+        json={"tenant": tenant, "name": "a test's"},
+        headers={"authorization": f"Bearer {ADMIN_KEY}"},
+        timeout=BOUND_S,
+        trust_env=False,
+    )
+    answer.raise_for_status()
+    key: str = answer.json()["key"]
+    return key
