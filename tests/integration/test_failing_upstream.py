@@ -175,9 +175,7 @@ def test_a_stream_that_stalls_says_so_at_the_deadline(http: httpx2.Client, promp
     assert len(events_of(body)) == 4
 
 
-def test_a_stream_that_outlives_its_deadline_is_ended_there(
-    stack: Platform, http: httpx2.Client, prompt: str
-) -> None:
+def test_a_stream_that_outlives_its_deadline_is_ended_there(stack: Platform, http: httpx2.Client, prompt: str) -> None:
     asked = f"{prompt} [[sim itl_ms=50 tokens=1000]]"
     response, body, ended_well = raw_stream(http, asked, **{"x-request-timeout-ms": "700"})
     assert not ended_well

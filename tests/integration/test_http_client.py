@@ -136,9 +136,7 @@ def silence_in_the_body(conversation: Conversation) -> None:
 
 
 @pytest.mark.parametrize("script", [silence, silence_in_the_body])
-async def test_silence_is_a_read_timeout(
-    client: httpx2.AsyncClient, script: Callable[[Conversation], None]
-) -> None:
+async def test_silence_is_a_read_timeout(client: httpx2.AsyncClient, script: Callable[[Conversation], None]) -> None:
     with talking(script) as url:
         assert type(await fails(client, url, httpx2.Timeout(BOUND_S, read=0.1))) is httpx2.ReadTimeout
 

@@ -56,9 +56,7 @@ def test_nothing_secret_is_logged(stack: Platform, logged: io.StringIO) -> None:
             "[[sim nonsense]]",
         ):
             completions.append(http.post("/v1/chat/completions", json=chat(f"{CANARY} {directive}")))
-            with http.stream(
-                "POST", "/v1/chat/completions", json=chat(f"{CANARY} {directive}", stream=True)
-            ) as stream:
+            with http.stream("POST", "/v1/chat/completions", json=chat(f"{CANARY} {directive}", stream=True)) as stream:
                 read_to_its_end(stream)
         http.post("/v1/embeddings", json={"model": "sim-embed", "input": CANARY})
         http.post("/generate", json={"prompt": CANARY, "model": f"model-{CANARY}" * 3, "user": CANARY})

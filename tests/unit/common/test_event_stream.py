@@ -48,6 +48,23 @@ async def test_a_complete_answer_without_done_is_given_one() -> None:
     assert await relayed(TOKEN + END) == (TOKEN + END + DONE, None)
 
 
+async def test_done_is_never_sent_for_an_answer_without_its_finish_reason() -> None:
+    out, error = await relayed(TOKEN + DONE)
+    assert out == TOKEN
+    assert error is not None
+
+
+async def test_done_is_never_sent_behind_an_error_event() -> None:
+    out, error = await relayed(ERROR + DONE)
+    assert out == ERROR
+    assert isinstance(error, AlreadyToldError)
+
+
+@pytest.mark.parametrize("ending", [httpx2.ReadError("reset"), TimeoutError()])
+async def test_an_answer_that_is_whole_stays_whole_however_its_connection_ends(ending: BaseException) -> None:
+    assert await relayed(TOKEN + END + DONE, ending) == (TOKEN + END + DONE, None)
+
+
 @pytest.mark.parametrize(
     ("ending", "status", "code"),
     [

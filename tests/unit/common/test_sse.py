@@ -30,7 +30,7 @@ def state(stream: ChatStream) -> tuple[bool, bool, bool, bool]:
 
 
 def fed(data: bytes, cuts: list[int], choices: int = 1) -> tuple[bytes, tuple[bool, bool, bool, bool]]:
-    """What has come out in all once `data` went in, cut at these places; no part of it ends inside an event."""
+    """What has come out in all, `[DONE]` kept back, once `data` went in, cut at these places; no part of it ends inside an event."""
     stream = ChatStream(choices)
     out = b""
     for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
@@ -57,7 +57,7 @@ def test_a_stream_reads_alike_wherever_it_is_cut_in_two(  # noqa: PLR0913, PLR09
     data: bytes, choices: int, is_complete: bool, is_done: bool, failed: bool, newline: bytes
 ) -> None:
     data = data.replace(b"\n", newline)
-    expected = (data, (is_complete, is_done, failed, True))
+    expected = (data.partition(b"data: [DONE]")[0], (is_complete, is_done, failed, True))
     for cut in range(len(data) + 1):
         assert fed(data, [cut], choices) == expected
     assert fed(data, list(range(1, len(data))), choices) == expected

@@ -14,17 +14,25 @@ import httpx2
 from starlette.responses import Response
 
 from common import sse
-from common.errors import ClientGone, DeadlineExceeded, ServiceError, UpstreamFailed
+from common.errors import ClientGone, DeadlineExceeded, ServiceError, Unavailable, UpstreamFailed
 from common.wire import EVENT_STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from starlette.types import Receive, Scope, Send
 
+    from common.deadline import Deadline
+
+
+SEND_BLOCKED_S = 30
+"""A client that reads nothing for so long is dropped: it holds an upstream call."""
+END_GRACE_S = 0.5
+"""What an upstream gets to end its connection normally after a complete answer."""
+
 
 class AlreadyToldError(UpstreamFailed):
-    """The stream broke, and its error event has been passed on."""
+    """The stream broke, and the client has been told, or cannot be."""
 
 
 async def relay_chat(chunks: AsyncIterator[bytes], stream: sse.ChatStream) -> AsyncIterator[bytes]:
@@ -33,10 +41,29 @@ async def relay_chat(chunks: AsyncIterator[bytes], stream: sse.ChatStream) -> As
     Raises `UpstreamFailed` when the upstream broke off, ended early or sent what is no stream of chat events, and
     `DeadlineExceeded` when it fell silent.
     """
-    try:
-        async for chunk in chunks:
-            if events := stream.feed(chunk):
+    with _as_service_errors(stream):
+        ended = stream.is_done
+        while not ended:
+            chunk = await anext(chunks, None)
+            if chunk is not None and (events := stream.feed(chunk)):
                 yield events
+            ended = chunk is None or stream.is_done
+    if stream.failed:
+        raise AlreadyToldError("The upstream reported an error.")
+    if not stream.is_complete:
+        raise UpstreamFailed("The answer ended before it was complete.", code="stream_interrupted")
+    yield sse.DONE
+    # The answer is whole, however its connection ends; a normal end lets the connection be used again.
+    with contextlib.suppress(httpx2.HTTPError, TimeoutError):
+        async with asyncio.timeout(END_GRACE_S):
+            async for _ in chunks:
+                pass
+
+
+@contextlib.contextmanager
+def _as_service_errors(stream: sse.ChatStream) -> Iterator[None]:
+    try:
+        yield
     except (httpx2.HTTPError, TimeoutError) as error:
         if stream.failed:
             raise AlreadyToldError("The upstream reported an error.") from error
@@ -45,12 +72,16 @@ async def relay_chat(chunks: AsyncIterator[bytes], stream: sse.ChatStream) -> As
         raise UpstreamFailed("The answer broke off before its end.", code="stream_interrupted") from error
     except sse.MalformedStreamError as error:
         raise UpstreamFailed("The upstream sent a malformed stream.", code="stream_malformed") from error
-    if stream.failed:
-        raise AlreadyToldError("The upstream reported an error.")
-    if not stream.is_complete:
-        raise UpstreamFailed("The answer ended before it was complete.", code="stream_interrupted")
-    if not stream.is_done:
-        yield sse.event(b"[DONE]")
+
+
+async def watched(chunks: AsyncIterator[bytes], *, gap_s: float, deadline: Deadline) -> AsyncIterator[bytes]:
+    """The same chunks, with a bound on the silence between two of them, and on the whole. Raises `TimeoutError`."""
+    while True:
+        async with asyncio.timeout(min(gap_s, deadline.remaining_s())):
+            chunk = await anext(chunks, None)
+        if chunk is None:
+            return
+        yield chunk
 
 
 class EventStream(Response):
@@ -78,22 +109,19 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  # ASGI's shape
         current = asyncio.current_task()
         watch = asyncio.create_task(_cancel_on_disconnect(receive, current))
-        error: ServiceError | None = None
+        error: ServiceError | None = ServiceError("The stream ended for a reason that nobody foresaw.")
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for chunk in self.chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            watch.cancel()
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except ServiceError as broken:
-            error = broken
-            if not isinstance(broken, AlreadyToldError):
-                await send({"type": "http.response.body", "body": sse.event(broken.body()), "more_body": True})
-            # Returning without the last body message makes the server close the connection: an abnormal end.
+            error = await self._send_events(send)
+            if error is None:
+                watch.cancel()
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            # Else: to return without the last body message makes the server close the connection, an abnormal end.
         except asyncio.CancelledError:
-            error = ClientGone("The client closed the connection.")
             if not (watch.done() and not watch.cancelled()):
-                raise  # the server is stopping, not the client leaving
+                error = Unavailable("The service is stopping.", code="draining")
+                raise
+            error = ClientGone("The client closed the connection.")
             if current is not None:
                 current.uncancel()
         finally:
@@ -104,10 +132,31 @@ class EventStream(Response):
             finally:
                 await asyncio.shield(self._finish(error))
 
+    async def _send_events(self, send: Send) -> ServiceError | None:
+        """Send every event; return what broke the stream, the client having been told if it still reads."""
+        try:
+            async for chunk in self.chunks:
+                await _send_body(send, chunk)
+        except ServiceError as broken:
+            if not isinstance(broken, AlreadyToldError):
+                with contextlib.suppress(AlreadyToldError):
+                    await _send_body(send, sse.event(broken.body()))
+            return broken
+        return None
+
     async def _close_chunks(self) -> None:
         close = getattr(self.chunks, "aclose", None)
         if close is not None:
             await close()
+
+
+async def _send_body(send: Send, body: bytes) -> None:
+    """Raises `AlreadyToldError` when the client has read nothing for so long that it will not read an error either."""
+    try:
+        async with asyncio.timeout(SEND_BLOCKED_S):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+    except TimeoutError:
+        raise AlreadyToldError("The client stopped reading.", code="client_stalled") from None
 
 
 async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[object] | None) -> None:

@@ -33,7 +33,9 @@ class Transport(AiohttpTransport):
     def _session(self) -> aiohttp.ClientSession:
         # No cap here: admission bounds the work, and a pool's wait would share one timeout with connecting.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ssl=self.ssl_context)
-        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        session._retry_connection = False  # noqa: SLF001  # no public switch: it sends GET, PUT and DELETE twice
+        return session
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         try:

@@ -10,8 +10,9 @@ import re
 import orjson
 
 MAX_EVENT_BYTES = 1024 * 1024
-DONE = b"data: [DONE]"
+DONE = b"data: [DONE]\n\n"
 
+_DONE = re.compile(rb"^data: ?\[DONE\]\r?$", re.MULTILINE)
 _FIELDS = (b":", b"event:", b"id:", b"retry:")
 _BOUNDARY = re.compile(rb"\r?\n\r?\n")
 _NOT_JSON = re.compile(rb"^data: ?+(?!\{|\[DONE\])", re.MULTILINE)
@@ -26,7 +27,8 @@ class ChatStream:
     """Watches one streamed chat completion.
 
     `feed` returns the bytes of the events that are whole so far, unchanged, and keeps the rest: what a client is sent
-    never ends inside an event. The answer is complete when each of its choices has named its finish reason.
+    never ends inside an event. It keeps `[DONE]` back as well: clients take it for success, so it is sent by whoever
+    has seen that the answer is complete, which it is when each of its choices has named its finish reason.
     """
 
     __slots__ = ("_finished", "_rest", "_seen_event", "choices", "failed", "is_done")
@@ -46,7 +48,9 @@ class ChatStream:
         return not self.failed and self._finished.issuperset(range(self.choices))
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes as they came; return the whole events. Raises `MalformedStreamError`."""
+        """Take bytes as they came; return the whole events. Raises `MalformedStreamError`. Nothing follows `[DONE]`."""
+        if self.is_done:
+            return b""
         if self._rest:
             data = self._rest + data
         end = _end_of_last_event(data)
@@ -54,6 +58,9 @@ class ChatStream:
         if len(self._rest) > MAX_EVENT_BYTES:
             raise MalformedStreamError("an event is longer than 1 MiB")
         events = data[:end]
+        if b"[DONE]" in events and (done := _DONE.search(events)):
+            self.is_done = True
+            events = events[: done.start()]
         if events:
             self._read(events)
         return events
@@ -67,8 +74,6 @@ class ChatStream:
             for event in _BOUNDARY.split(events):
                 if _TELLING.search(event):
                     self._judge(event)
-        if DONE in events and any(event.endswith(DONE) for event in _BOUNDARY.split(events)):
-            self.is_done = True
 
     def _check_first(self, events: bytes) -> None:
         for event in _BOUNDARY.split(events):
@@ -77,11 +82,10 @@ class ChatStream:
                 if event.strip() and not event.lstrip().startswith(_FIELDS):
                     raise MalformedStreamError("the stream is not made of events")
                 continue  # a comment or a bare field: keeps the connection alive, says nothing
-            if payload != b"[DONE]":
-                try:
-                    orjson.loads(payload)
-                except orjson.JSONDecodeError:
-                    raise MalformedStreamError("the first event is not JSON") from None
+            try:
+                orjson.loads(payload)
+            except orjson.JSONDecodeError:
+                raise MalformedStreamError("the first event is not JSON") from None
             self._seen_event = True
             return
 

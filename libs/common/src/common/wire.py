@@ -11,6 +11,8 @@ TIMEOUT_MS = "x-request-timeout-ms"
 ATTEMPTS = "x-upstream-attempts"
 SHOULD_RETRY = "x-should-retry"
 """`false` tells the OpenAI SDKs that a retry of theirs would only multiply ours."""
+FINAL = {SHOULD_RETRY: "false"}
+"""Of an error behind which an upstream may have been asked already."""
 CACHE = "x-cache"
 ENTRY_TTL_S = "x-entry-ttl-s"
 

@@ -28,6 +28,8 @@ UNKNOWN_S = 5
 STORE_REST_S = 1
 """After a failure the store is left alone this long: a frozen one costs a request its timeout once, not each time."""
 REMEMBERED = 10_000
+REMEMBERED_UNKNOWN = 1_000
+"""Kept apart: anybody can make up keys of the right shape, and they must not push out those that are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ def bearer(authorization: str | None) -> str:
 
 @dataclass(slots=True)
 class _Known:
-    record: KeyRecord | None
+    record: KeyRecord
     at: float
 
 
@@ -66,7 +68,8 @@ class Authenticator:
         self._clock = clock
         self._wall_clock = wall_clock
         self._known: dict[bytes, _Known] = {}
-        self._asking: dict[bytes, asyncio.Task[None]] = {}
+        self._unknown: dict[bytes, float] = {}
+        self._asking: dict[bytes, asyncio.Task[KeyRecord | None]] = {}
         self._store_rests_until = 0.0
 
     async def authenticate(self, authorization: str | None) -> Caller:
@@ -86,15 +89,18 @@ class Authenticator:
     async def _record(self, key: ApiKey) -> KeyRecord | None:
         memory = hashlib.sha256(key.text.encode()).digest()
         known = self._known.get(memory)
-        if known is not None and self._clock() - known.at < (UNKNOWN_S if known.record is None else FRESH_S):
+        if known is not None and self._clock() - known.at < FRESH_S:
             return known.record
+        if memory in self._unknown and self._clock() - self._unknown[memory] < UNKNOWN_S:
+            return None
         if self._clock() >= self._store_rests_until:
             try:
                 return await self._ask(key, memory)
             except StoreUnavailableError as error:
-                self._store_rests_until = self._clock() + STORE_REST_S
-                logger.warning("state_store_unavailable", extra={"reason": error.reason})
-        if known is not None and known.record is not None and self._clock() - known.at < STALE_S:
+                if self._clock() >= self._store_rests_until:  # many may have waited for the one answer
+                    self._store_rests_until = self._clock() + STORE_REST_S
+                    logger.warning("state_store_unavailable", extra={"reason": error.reason})
+        if known is not None and self._clock() - known.at < STALE_S:
             return known.record
         raise Unavailable("API keys cannot be checked right now.", code="key_store_unavailable")
 
@@ -104,15 +110,22 @@ class Authenticator:
         if asking is None:
             asking = self._asking[memory] = asyncio.create_task(self._look_up(key, memory))
             asking.add_done_callback(lambda _: self._asking.pop(memory, None))
-        await asyncio.shield(asking)
-        return self._known[memory].record
+        return await asyncio.shield(asking)
 
-    async def _look_up(self, key: ApiKey, memory: bytes) -> None:
+    async def _look_up(self, key: ApiKey, memory: bytes) -> KeyRecord | None:
         record = await self._fetch(key.kid)
         digests = [digest_of(key.text, pepper) for pepper in self._peppers]
-        if record is not None and not record.is_of(digests):
-            record = None
-        if len(self._known) >= REMEMBERED:
-            del self._known[next(iter(self._known))]
-        self._known.pop(memory, None)  # so that the dictionary's order is that of the answers
+        self._known.pop(memory, None)
+        self._unknown.pop(memory, None)
+        if record is None or not record.is_of(digests):
+            _forget_oldest(self._unknown, REMEMBERED_UNKNOWN)
+            self._unknown[memory] = self._clock()
+            return None
+        _forget_oldest(self._known, REMEMBERED)
         self._known[memory] = _Known(record, self._clock())
+        return record
+
+
+def _forget_oldest(answers: dict[bytes, _Known] | dict[bytes, float], limit: int) -> None:
+    if len(answers) >= limit:
+        del answers[next(iter(answers))]

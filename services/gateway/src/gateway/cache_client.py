@@ -133,8 +133,10 @@ class CacheClient:
                         content=entry.sealed,
                         headers=self._headers(entry.identity, "") | {wire.ENTRY_TTL_S: str(entry.ttl_s)},
                     )
-                if response.is_error:
+                if response.is_server_error:
                     self._fault(f"status {response.status_code}")
+                elif response.is_error:  # this entry's fault, not the cache's
+                    logger.warning("cache_put_refused", extra={"status": response.status_code})
             except (httpx2.HTTPError, TimeoutError) as error:
                 self._fault(type(error).__name__)
             except Exception as error:  # a background loop has to outlive whatever one entry does to it

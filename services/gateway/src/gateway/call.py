@@ -50,3 +50,12 @@ class Call:
     """Directives of the request's `Cache-Control` (RFC 9111), lower case."""
     log: dict[str, Any] = field(default_factory=dict)
     """Fields of the request's log line."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsCall:
+    """A request for the list of models."""
+
+    identity: HopIdentity
+    request_id: str
+    deadline: Deadline

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from common import sse, wire
 from common.deadline import Patience
 from common.errors import DeadlineExceeded, ServiceError, UpstreamFailed
-from common.event_stream import EventStream, relay_chat
+from common.event_stream import EventStream, relay_chat, watched
 from gateway.call import CHAT
 from gateway.fingerprint import fingerprint
 
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
     from gateway.cache_client import CacheClient
-    from gateway.call import Call
+    from gateway.call import Call, ModelsCall
     from gateway.inference_client import InferenceClient
 
+STREAM_GAP_S = 35
+"""Longer than inference's own bound (30 s), which says more when it ends a stream."""
 _OK = 200
 _PASSED_ON = ("retry-after", wire.SHOULD_RETRY, wire.ATTEMPTS)
 
@@ -90,6 +92,13 @@ class Completions:
 
         return EventStream(_relay(response, call), finish=finish, headers=headers)
 
+    async def models(self, call: ModelsCall, receive: Receive) -> Answer:
+        """The models that the key may ask for."""
+        async with Patience(call.deadline, receive):
+            response = await self.inference.models(call.identity, call.request_id, call.deadline)
+            body = await _read(response)
+        return Answer(response.status_code, body, _passed_on(response))
+
     def _entry_name(self, call: Call) -> str | None:
         if call.endpoint != CHAT or "no-store" in call.cache_control:
             return None
@@ -115,15 +124,16 @@ async def _read(response: httpx2.Response) -> bytes:
     try:
         return await response.aread()
     except httpx2.TimeoutException as error:
-        raise DeadlineExceeded("The model did not answer in time.") from error
+        raise DeadlineExceeded("The model did not answer in time.", headers=wire.FINAL) from error
     except httpx2.HTTPError as error:
-        raise UpstreamFailed("The answer broke off before its end.") from error
+        raise UpstreamFailed("The answer broke off before its end.", headers=wire.FINAL) from error
     finally:
         await response.aclose()
 
 
 async def _relay(response: httpx2.Response, call: Call) -> AsyncIterator[bytes]:
-    async for events in relay_chat(response.aiter_raw(), sse.ChatStream(call.choices)):
+    chunks = watched(response.aiter_raw(), gap_s=STREAM_GAP_S, deadline=call.deadline)
+    async for events in relay_chat(chunks, sse.ChatStream(call.choices)):
         yield events
         if call.deadline.remaining_s() <= 0:
             raise DeadlineExceeded("The request's deadline passed.")
@@ -134,5 +144,9 @@ def _headers(call: Call, outcome: wire.CacheOutcome, response: httpx2.Response |
     call.log["cache"] = outcome
     headers = {wire.CACHE: outcome, "server-timing": call.timings.header()}
     if response is not None:
-        headers |= {name: response.headers[name] for name in _PASSED_ON if name in response.headers}
+        headers |= _passed_on(response)
     return headers
+
+
+def _passed_on(response: httpx2.Response) -> dict[str, str]:
+    return {name: response.headers[name] for name in _PASSED_ON if name in response.headers}

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 CONNECT_S = 0.5
 """Both tries share it: with all of inference dead a caller knows within 600 ms."""
-STREAM_READ_S = 65
-"""Longest silence of a stream: inference's own first-byte cap (60 s) and then some."""
 _CONNECT_TRIES = 2
 _HOP_REFUSED = 401
 
@@ -35,9 +33,8 @@ class InferenceClient:
         A second try is made only when no byte of the request was sent: inference alone retries what may have run.
         """
         budget_s = call.deadline.budget_s()
-        read_s = min(budget_s, STREAM_READ_S) if call.is_stream else budget_s
         headers = self._headers(call.identity, call.request_id, call.deadline) | {"content-type": wire.JSON}
-        return await self._send("POST", call.endpoint, headers=headers, content=call.payload, read_s=read_s)
+        return await self._send("POST", call.endpoint, headers=headers, content=call.payload, read_s=budget_s)
 
     async def models(self, identity: HopIdentity, request_id: str, deadline: Deadline) -> httpx2.Response:
         headers = self._headers(identity, request_id, deadline)
@@ -59,9 +56,9 @@ class InferenceClient:
                 if attempt == _CONNECT_TRIES or time.monotonic() >= connect_by:
                     raise Unavailable("The inference service cannot be reached.") from error
             except httpx2.TimeoutException as error:
-                raise DeadlineExceeded("The model did not answer in time.") from error
+                raise DeadlineExceeded("The model did not answer in time.", headers=wire.FINAL) from error
             except httpx2.HTTPError as error:
-                raise Unavailable("The inference service broke the connection.") from error
+                raise Unavailable("The inference service broke the connection.", headers=wire.FINAL) from error
             else:
                 if response.status_code == _HOP_REFUSED:
                     await response.aclose()

@@ -64,9 +64,12 @@ class KeyRecord:
         """Read a record; fields of a later version are ignored. Raises `ValueError` when it is damaged."""
         try:
             fields = orjson.loads(data)
-            return cls(**{name: fields[name] for name in cls.__slots__ if name in fields})
+            record = cls(**{name: fields[name] for name in cls.__slots__ if name in fields})
         except (orjson.JSONDecodeError, TypeError, KeyError) as error:
             raise ValueError("damaged key record") from error
+        if not all(isinstance(text, str) for text in (record.kid, record.digest, record.tenant, record.name)):
+            raise ValueError("damaged key record")
+        return record
 
     def is_live(self, now: float) -> bool:
         return self.enabled and (self.expires_at is None or now < self.expires_at)

@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from common import sse, wire
 from common.errors import DeadlineExceeded, ServiceError
-from common.event_stream import relay_chat
+from common.event_stream import relay_chat, watched
 from inference.errors import AttemptFailedError
 from inference.retries import with_retries
 from inference.upstream import error_in_answer, malformed, transport_failure
@@ -96,15 +96,16 @@ class Answers:
         async def attempt(number: int) -> tuple[int, httpx2.Response, AsyncIterator[bytes], sse.ChatStream, bytes]:
             with self._attempt_span(question, number):
                 cap_s = question.deadline.budget_s(self._settings.first_event_timeout_s)
-                response = await self._open(question, cap_s)
                 try:
                     async with asyncio.timeout(cap_s):
-                        return (number, response, *await self._first_event(response, question))
-                except BaseException as error:
-                    await response.aclose()
-                    if isinstance(error, TimeoutError):
-                        raise transport_failure(error) from error
-                    raise
+                        response = await self._open(question, cap_s)
+                        try:
+                            return (number, response, *await self._first_event(response, question))
+                        except BaseException:
+                            await response.aclose()
+                            raise
+                except TimeoutError as error:
+                    raise transport_failure(error) from error
 
         span = self._operation_span(question, is_stream=True)
         with trace.use_span(span, end_on_exit=False):
@@ -164,6 +165,8 @@ class Answers:
                     raise error_in_answer(b'{"error": true}') or malformed()
                 if watch.has_content:
                     return chunks, watch, first
+                if watch.is_done or len(first) > sse.MAX_EVENT_BYTES:
+                    break
         except httpx2.HTTPError as error:
             raise transport_failure(error) from error
         except sse.MalformedStreamError as error:
@@ -174,19 +177,11 @@ class Answers:
         self, first: bytes, chunks: AsyncIterator[bytes], watch: sse.ChatStream, deadline: Deadline
     ) -> AsyncIterator[bytes]:
         yield first
-        async for events in relay_chat(self._watched(chunks, deadline), watch):
+        silence_bounded = watched(chunks, gap_s=self._settings.event_gap_timeout_s, deadline=deadline)
+        async for events in relay_chat(silence_bounded, watch):
             yield events
             if deadline.remaining_s() <= 0:
                 raise DeadlineExceeded("The request's deadline passed.")
-
-    async def _watched(self, chunks: AsyncIterator[bytes], deadline: Deadline) -> AsyncIterator[bytes]:
-        """The same chunks, with a bound on the silence between two of them, and on the whole."""
-        while True:
-            async with asyncio.timeout(min(self._settings.event_gap_timeout_s, deadline.remaining_s())):
-                chunk = await anext(chunks, None)
-            if chunk is None:
-                return
-            yield chunk
 
     def _operation_span(self, question: Question, *, is_stream: bool) -> Span:
         return self._tracer.start_span(

@@ -5,8 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from gateway.call import CHAT, EMBEDDINGS
-from gateway.completions import Answer
+from gateway.call import CHAT, EMBEDDINGS, ModelsCall
 from gateway.dependencies import Calls, JsonBody, acceptable_content, authenticated, state_of
 from gateway.requests import ChatCompletionRequest, EmbeddingsRequest, check
 from gateway.routes.describe import json_body
@@ -33,9 +32,5 @@ async def create_embeddings(request: Request, calls: Calls, body: JsonBody) -> R
 
 @router.get("/models", summary="List the models that the key may use")
 async def list_models(request: Request, calls: Calls) -> Response:
-    request_id = request.scope["state"]["request_id"]
-    reply = await state_of(request)["inference"].models(calls.identity(), request_id, calls.deadline())
-    try:
-        return Answer(reply.status_code, await reply.aread(), {}).response()
-    finally:
-        await reply.aclose()
+    call = ModelsCall(calls.identity(), request.scope["state"]["request_id"], calls.deadline())
+    return (await state_of(request)["completions"].models(call, request.receive)).response()
