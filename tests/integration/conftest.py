@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import httpx2
 import pytest
 
 from support.platform import Platform, platform
@@ -11,6 +10,7 @@ from support.valkey import Valkey, valkey
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import httpx2
     from openai import OpenAI
 
 
@@ -35,13 +35,13 @@ def stack(state_store: Valkey, cache_store: Valkey) -> Iterator[Platform]:
         yield started
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def http(stack: Platform) -> Iterator[httpx2.Client]:
     with stack.http() as client:
         yield client
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sdk(stack: Platform) -> Iterator[OpenAI]:
     with stack.sdk() as client:
         yield client

@@ -8,7 +8,6 @@ import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import httpx2
 import pytest
 
 from gateway.requests import FORBIDDEN
@@ -17,6 +16,8 @@ from support.platform import ADMIN_KEY, BOUND_S, Platform, chat
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import httpx2
 
 PATHS = ("/v1/chat/completions", "/v1/embeddings", "/generate")
 NO_GUARD_YET = pytest.mark.xfail(reason="uvicorn alone takes it; the HTTP guard of the design is not built yet")
@@ -160,7 +161,7 @@ def test_an_api_key_administers_nothing(http: httpx2.Client, method: str, path: 
 
 @pytest.mark.parametrize("key", ["x", "\u00e9", "a" * 5_000, "' OR '1'='1"])
 def test_without_the_admin_key_nothing_is_administered(http: httpx2.Client, key: str) -> None:
-    refused(http.get("/admin/keys", headers={"authorization": f"Bearer {key}".encode("latin-1")}), 401)
+    refused(http.get("/admin/keys", headers={b"authorization": f"Bearer {key}".encode("latin-1")}), 401)
 
 
 @pytest.fixture

@@ -147,10 +147,11 @@ async def test_silence_is_a_read_timeout(client: httpx2.AsyncClient, script: Cal
 async def test_the_sdk_tells_a_broken_connection_from_a_timeout(
     client: httpx2.AsyncClient, script: Callable[[Conversation], None], is_timeout: bool
 ) -> None:
-    with talking(script) as url, pytest.raises(openai.APIConnectionError) as failed:
-        timeout = httpx2.Timeout(BOUND_S, read=0.1 if is_timeout else BOUND_S)
+    timeout = httpx2.Timeout(BOUND_S, read=0.1 if is_timeout else BOUND_S)
+    with talking(script) as url:
         sdk = openai.AsyncOpenAI(base_url=url, api_key="x", max_retries=0, http_client=client, timeout=timeout)
-        await sdk.models.list()
+        with pytest.raises(openai.APIConnectionError) as failed:
+            await sdk.models.list()
     assert isinstance(failed.value, openai.APITimeoutError) is is_timeout
 
 

