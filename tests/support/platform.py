@@ -56,7 +56,9 @@ class Platform:
     def http(self, key: str | None = None, **headers: str) -> httpx2.Client:
         """A plain client of the gateway: no retries, no opinion about bodies."""
         authorization = {"authorization": f"Bearer {key or self.key}"}
-        return httpx2.Client(base_url=self.gateway, headers=authorization | headers, timeout=BOUND_S, verify=_TLS)
+        return httpx2.Client(
+            base_url=self.gateway, headers=authorization | headers, timeout=BOUND_S, verify=_TLS, trust_env=False
+        )
 
     def sdk(self, key: str | None = None, max_retries: int = 0, **settings: Any) -> OpenAI:
         """OpenAI's own client of the gateway."""
@@ -65,7 +67,7 @@ class Platform:
             api_key=key or self.key,
             max_retries=max_retries,
             timeout=settings.pop("timeout", BOUND_S),
-            http_client=httpx2.Client(verify=_TLS),
+            http_client=httpx2.Client(verify=_TLS, trust_env=False),
             **settings,
         )
 
@@ -78,7 +80,7 @@ class Platform:
         return next(iter(self._attempts()[-1:]), None)
 
     def _attempts(self, query: str = "") -> list[dict[str, Any]]:
-        answer = httpx2.get(f"{self.simulator}/_sim/requests?{query}", timeout=BOUND_S, verify=_TLS)
+        answer = httpx2.get(f"{self.simulator}/_sim/requests?{query}", timeout=BOUND_S, verify=_TLS, trust_env=False)
         found: list[dict[str, Any]] = answer.json()["requests"]
         return found
 
@@ -147,6 +149,7 @@ def make_key(gateway_url: str, tenant: str) -> str:
         headers={"authorization": f"Bearer {ADMIN_KEY}"},
         timeout=BOUND_S,
         verify=_TLS,
+        trust_env=False,
     )
     answer.raise_for_status()
     key: str = answer.json()["key"]
