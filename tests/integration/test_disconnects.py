@@ -16,6 +16,7 @@ from support.platform import BOUND_S, Platform, chat, eventually
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.chaos
 CANCELLED_WITHIN_S = 0.5
 RST = struct.pack("ii", 1, 0)
 

@@ -14,6 +14,7 @@ from support.platform import Platform, chat, eventually
 if TYPE_CHECKING:
     from openai import OpenAI
 
+pytestmark = pytest.mark.chaos
 DONE = b"data: [DONE]"
 
 

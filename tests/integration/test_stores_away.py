@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     import httpx2
 
+pytestmark = pytest.mark.chaos
+
 
 @pytest.fixture
 def own_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Valkey]:

@@ -13,11 +13,11 @@ import time
 from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from devstack import env_file, local_http, plan
 from devstack.credentials import DEVELOPMENT_KEY
 from devstack.errors import CommandError
+from gateway.errors import StoreUnavailableError
 from gateway.key_store import put_key
 from gateway.keys import record_for
 
@@ -55,9 +55,11 @@ async def _store_key(environment: Mapping[str, str], deadline: float) -> None:
         while True:
             try:
                 await put_key(store, record)
-            except (RedisError, OSError) as error:
+            except StoreUnavailableError as error:
                 if time.monotonic() > deadline:
-                    raise CommandError(f"the state store does not accept the development key: {error}") from error
+                    raise CommandError(
+                        f"the state store does not accept the development key: {error.reason}"
+                    ) from error
                 await asyncio.sleep(_POLL_S)
             else:
                 return
