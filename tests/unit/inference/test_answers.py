@@ -143,3 +143,25 @@ async def test_a_stream_of_several_choices_needs_all_of_them() -> None:
     with pytest.raises(ServiceError) as failed:
         await whole(stream)
     assert failed.value.code == "stream_interrupted"
+
+
+class Endless(httpx2.AsyncByteStream):
+    """A stream under way, and whether it was closed."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            yield TOKEN
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+async def test_a_stream_that_nobody_reads_to_its_end_gives_its_connection_back() -> None:
+    endless = Endless()
+    stream = await Model(lambda: httpx2.Response(200, stream=endless, headers=EVENTS)).answers.stream(question())
+    assert not endless.is_closed
+    await stream.close(None)
+    assert endless.is_closed
