@@ -142,6 +142,8 @@ def test_trace_prints_the_tree_of_the_last_request(stack: UpProcess) -> None:
 
     wait_until(lambda: f"trace {trace_id}" in devstack(stack.env, "trace").stdout, 10, "its trace is the last")
 
+    # Each service sends its spans in its own time, and the columns are as wide as the services that have.
+    wait_until(lambda: "attempt" in devstack(stack.env, "trace", trace_id).stdout, 10, "inference's spans are there")
     tree = devstack(stack.env, "trace", trace_id, "--attributes").stdout
     assert "gateway    POST /generate" in tree
     assert "http.route = /generate" in tree

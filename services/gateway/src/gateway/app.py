@@ -79,7 +79,9 @@ async def _open(
         await stack.enter_async_context(
             create_client(
                 base_url=settings.cache_url,
-                timeout=httpx2.Timeout(settings.cache_put_timeout_s, connect=0.02, pool=0.02),
+                # Of every step of a put. A get has one budget for the whole; a tighter one for connecting would fail
+                # in every burst that opens connections, and five failures put the cache at rest.
+                timeout=httpx2.Timeout(settings.cache_put_timeout_s),
                 tracer_provider=provider,
             )
         ),
