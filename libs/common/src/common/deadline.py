@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from common.errors import ClientGone, DeadlineExceeded
+from common.errors import ClientGone, DeadlineExceeded, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +46,17 @@ class Deadline:
             raise DeadlineExceeded("Too little of the request's time remained to start this work.")
         budget = remaining - HOP_RESERVE_S
         return budget if cap is None else min(cap, budget)
+
+
+def positive_number(text: str, header: str) -> float:
+    """The value of a header that says how long. Raises `InvalidRequest` naming the header."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value > 0:
+        raise InvalidRequest(f"The header {header} has to be a positive number.", param=header)
+    return value
 
 
 class Patience:

@@ -40,8 +40,8 @@ def run(name: str, settings_type: type[SettingsT], create_app: Callable[[Setting
         settings = load(settings_type)
     except BadSettingsError as error:
         _refuse(name, str(error))
-    logs.configure(name, settings.log_level)  # type: ignore[attr-defined]  # every service's settings are ServiceSettings
-    listener = _listen(name, settings)  # type: ignore[arg-type]  # as above
+    logs.configure(name, settings.log_level)
+    listener = _listen(name, settings)
     config = uvicorn.Config(
         create_app(settings),
         http="httptools",
@@ -51,7 +51,7 @@ def run(name: str, settings_type: type[SettingsT], create_app: Callable[[Setting
         server_header=False,
         log_config=None,
         timeout_keep_alive=KEEPALIVE_S,
-        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),  # type: ignore[attr-defined]  # as above
+        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
     )
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again

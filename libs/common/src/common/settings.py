@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Secret = Annotated[SecretStr, Field(min_length=16)]
 
 
 class ServiceSettings(BaseSettings):
@@ -42,7 +44,7 @@ class BadSettingsError(Exception):
     """The environment does not hold what the service needs; the message is one line that names the variables."""
 
 
-SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
 
 def load(settings: type[SettingsT]) -> SettingsT:
@@ -58,3 +60,8 @@ def load(settings: type[SettingsT]) -> SettingsT:
             for problem in error.errors(include_url=False, include_input=False)
         ]
         raise BadSettingsError("; ".join(problems)) from None
+
+
+def revealed(*secrets: SecretStr | None) -> list[str]:
+    """The values of those secrets that are set: the one in use, and the one before it while it is being rotated."""
+    return [secret.get_secret_value() for secret in secrets if secret is not None]

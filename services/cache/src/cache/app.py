@@ -5,23 +5,22 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-
 from cache.dependencies import State
 from cache.entries import Entries
 from cache.routes import entries
 from cache.settings import Settings
-from common import errors, telemetry
+from common import telemetry
 from common.health import Health
 from common.identity import HopVerifier
-from common.middleware import RequestScope
 from common.server import draining
-from common.settings import load
+from common.service import frame
+from common.settings import load, revealed
 from common.stores import connect, is_reachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from fastapi import FastAPI
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
 
@@ -31,7 +30,6 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("cache")
     health = Health()
-    secrets = [settings.hop_secret, *([settings.hop_secret_previous] if settings.hop_secret_previous else [])]
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -42,23 +40,9 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield State(
                 settings=settings,
-                verifier=HopVerifier([secret.get_secret_value() for secret in secrets], "cache"),
+                verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "cache"),
                 entries=Entries(store),
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    app = FastAPI(
-        title="Spillway cache",
-        version="0.1.0",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,
-    )
-    errors.install(app)
-    app.add_middleware(RequestScope)
-    app.include_router(health.router())
-    app.include_router(entries.router)
-    telemetry.instrument(app, provider)
-    return app
+    return frame("cache", lifespan=lifespan, health=health, routers=[entries.router], tracer_provider=provider)

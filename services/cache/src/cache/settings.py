@@ -5,9 +5,7 @@ from __future__ import annotations
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import ServiceSettings
-
-MIN_SECRET_LENGTH = 16
+from common.settings import Secret, ServiceSettings
 
 
 class Settings(ServiceSettings):
@@ -16,8 +14,8 @@ class Settings(ServiceSettings):
     port: int = Field(default=8082, ge=1, le=65_535)
     store_url: SecretStr
     """The *cache* store, which may forget anything at any time."""
-    hop_secret: SecretStr = Field(min_length=MIN_SECRET_LENGTH)
-    hop_secret_previous: SecretStr | None = Field(default=None, min_length=MIN_SECRET_LENGTH)
+    hop_secret: Secret
+    hop_secret_previous: Secret | None = None
     max_entry_bytes: int = Field(default=512 * 1024, ge=1024, le=32 * 1024 * 1024)
     """Of a sealed entry; the gateway decides what is worth keeping, this only bounds it."""
     max_ttl_s: int = Field(default=30 * 86_400, ge=1)

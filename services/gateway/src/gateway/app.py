@@ -6,15 +6,14 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import httpx2
-from fastapi import FastAPI
 
-from common import errors, telemetry
+from common import telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.identity import HopSigner
-from common.middleware import RequestScope
 from common.server import draining
-from common.settings import load
+from common.service import frame
+from common.settings import load, revealed
 from common.stores import connect, is_reachable
 from gateway.authentication import Authenticator
 from gateway.cache_client import CacheClient
@@ -29,6 +28,7 @@ from gateway.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from fastapi import FastAPI
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
 
@@ -50,30 +50,13 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             yield state
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    app = FastAPI(
-        title="Spillway gateway",
-        version="0.1.0",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,
-    )
-    errors.install(app)
-    app.add_middleware(RequestScope, edge=True)
-    app.include_router(health.router())
-    app.include_router(generate.router)
-    app.include_router(openai.router)
-    if settings.admin_key is not None:
-        app.include_router(admin.router)
-    telemetry.instrument(app, provider, edge=True)
-    return app
+    routers = [generate.router, openai.router, *([admin.router] if settings.admin_key is not None else [])]
+    return frame("gateway", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, edge=True)
 
 
 async def _open(
     stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, provider: TracerProvider | None
 ) -> State:
-    peppers = [settings.key_pepper, *([settings.key_pepper_previous] if settings.key_pepper_previous else [])]
     sealer = Sealer(settings.seal_secret.get_secret_value())
     cache = CacheClient(
         await stack.enter_async_context(
@@ -99,7 +82,7 @@ async def _open(
         settings=settings,
         store=store,
         authenticator=Authenticator(
-            lambda kid: fetch_key(store, kid), [pepper.get_secret_value() for pepper in peppers]
+            lambda kid: fetch_key(store, kid), revealed(settings.key_pepper, settings.key_pepper_previous)
         ),
         inference=inference,
         completions=Completions(

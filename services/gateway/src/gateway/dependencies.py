@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
@@ -15,11 +14,10 @@ from redis.asyncio import Redis
 from starlette.requests import ClientDisconnect
 
 from common import wire
-from common.deadline import Deadline
+from common.deadline import Deadline, positive_number
 from common.errors import (
     BodyTimeout,
     ClientGone,
-    InvalidRequest,
     PayloadTooLarge,
     PermissionDenied,
     Unauthenticated,
@@ -167,19 +165,9 @@ def _directives(cache_control: str) -> frozenset[str]:
 def _patience_s(headers: Mapping[str, str], settings: Settings, *, is_stream: bool) -> float:
     """How long the caller waits: our header, else the SDK's read timeout (of a stream: its gaps only), else ours."""
     if (given := headers.get(wire.TIMEOUT_MS)) is not None:
-        patience = _positive(given, wire.TIMEOUT_MS) / 1000
+        patience = positive_number(given, wire.TIMEOUT_MS) / 1000
     elif not is_stream and (given := headers.get("x-stainless-read-timeout")) is not None:
-        patience = _positive(given, "x-stainless-read-timeout")
+        patience = positive_number(given, "x-stainless-read-timeout")
     else:
         patience = settings.stream_timeout_s if is_stream else settings.request_timeout_s
     return min(patience, settings.max_timeout_s)
-
-
-def _positive(text: str, header: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not value > 0:
-        raise InvalidRequest(f"The header {header} has to be a positive number.", param=header)
-    return value

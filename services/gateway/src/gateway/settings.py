@@ -5,9 +5,7 @@ from __future__ import annotations
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import ServiceSettings
-
-MIN_SECRET_LENGTH = 16
+from common.settings import Secret, ServiceSettings
 
 
 class Settings(ServiceSettings):
@@ -19,15 +17,15 @@ class Settings(ServiceSettings):
     state_url: SecretStr
     """The *state* store: key records. Secret, because a store's URL may carry its password."""
 
-    key_pepper: SecretStr = Field(min_length=MIN_SECRET_LENGTH)
+    key_pepper: Secret
     """Keys are stored as HMACs under it; losing it invalidates every key."""
-    key_pepper_previous: SecretStr | None = Field(default=None, min_length=MIN_SECRET_LENGTH)
-    admin_key: SecretStr | None = Field(default=None, min_length=MIN_SECRET_LENGTH)
+    key_pepper_previous: Secret | None = None
+    admin_key: Secret | None = None
     """Opens `/admin`; without it `/admin` does not exist. It is no API key: it cannot call a model."""
-    seal_secret: SecretStr = Field(min_length=MIN_SECRET_LENGTH)
+    seal_secret: Secret
     """Cached answers are fingerprinted and sealed under keys derived from it."""
-    cache_hop_secret: SecretStr = Field(min_length=MIN_SECRET_LENGTH)
-    inference_hop_secret: SecretStr = Field(min_length=MIN_SECRET_LENGTH)
+    cache_hop_secret: Secret
+    inference_hop_secret: Secret
 
     default_model: str | None = Field(default=None, min_length=1, max_length=256)
     """The model of a `/generate` that names none; without it such a request is refused."""

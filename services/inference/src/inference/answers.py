@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -16,10 +17,10 @@ from common.errors import DeadlineExceeded, ServiceError
 from common.event_stream import relay_chat, watched
 from inference.errors import AttemptFailedError
 from inference.retries import with_retries
-from inference.upstream import error_in_answer, malformed, transport_failure
+from inference.upstream import error_in_answer, malformed, reported_error, transport_failure
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from opentelemetry.trace import Span, Tracer
 
@@ -76,16 +77,8 @@ class Answers:
                     raise failure
                 return WholeAnswer(body, number)
 
-        span = self._operation_span(question, is_stream=False)
-        with trace.use_span(span, end_on_exit=False):
-            try:
-                answer = await self._retried(attempt, question)
-            except ServiceError as error:
-                _finish(span, error)
-                raise
-            except BaseException:
-                span.end()  # cancelled: the client left, which is not the model's error
-                raise
+        with self._operation(question, is_stream=False) as span:
+            answer = await self._retried(attempt, question)
         _finish(span, None, answer.attempts)
         return answer
 
@@ -107,16 +100,8 @@ class Answers:
                 except TimeoutError as error:
                     raise transport_failure(error) from error
 
-        span = self._operation_span(question, is_stream=True)
-        with trace.use_span(span, end_on_exit=False):
-            try:
-                number, response, chunks, watch, first = await self._retried(attempt, question)
-            except ServiceError as error:
-                _finish(span, error)
-                raise
-            except BaseException:
-                span.end()  # as above
-                raise
+        with self._operation(question, is_stream=True) as span:
+            number, response, chunks, watch, first = await self._retried(attempt, question)
         span.set_attribute("gen_ai.response.time_to_first_chunk", time.perf_counter() - started)
 
         async def close(error: ServiceError | None) -> None:
@@ -162,7 +147,7 @@ class Answers:
             async for chunk in chunks:
                 first += watch.feed(chunk)
                 if watch.failed:
-                    raise error_in_answer(b'{"error": true}') or malformed()
+                    raise reported_error()
                 if watch.has_content:
                     return chunks, watch, first
                 if watch.is_done or len(first) > sse.MAX_EVENT_BYTES:
@@ -183,8 +168,10 @@ class Answers:
             if deadline.remaining_s() <= 0:
                 raise DeadlineExceeded("The request's deadline passed.")
 
-    def _operation_span(self, question: Question, *, is_stream: bool) -> Span:
-        return self._tracer.start_span(
+    @contextlib.contextmanager
+    def _operation(self, question: Question, *, is_stream: bool) -> Iterator[Span]:
+        """The span of the whole operation; it ends here if the body fails, else with `_finish`."""
+        span = self._tracer.start_span(
             f"{question.operation} {question.model}".rstrip(),
             kind=SpanKind.CLIENT,
             attributes={
@@ -194,6 +181,15 @@ class Answers:
                 "gen_ai.request.stream": is_stream,
             },
         )
+        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+            try:
+                yield span
+            except ServiceError as error:
+                _finish(span, error)
+                raise
+            except BaseException:  # the client left (not the model's error), or what nobody foresaw: it goes on its way
+                span.end()
+                raise
 
     def _attempt_span(self, question: Question, number: int) -> _AttemptSpan:
         return _AttemptSpan(

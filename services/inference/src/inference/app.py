@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
 from opentelemetry import trace
 from stamina.instrumentation import set_on_retry_hooks
 
-from common import errors, telemetry
+from common import telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.identity import HopVerifier
-from common.middleware import RequestScope
 from common.server import draining
-from common.settings import load
+from common.service import frame
+from common.settings import load, revealed
 from inference.answers import Answers
 from inference.dependencies import State
 from inference.routes import openai
@@ -25,6 +24,7 @@ from inference.upstream import Upstream
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from fastapi import FastAPI
     from opentelemetry.sdk.trace import TracerProvider
 
 
@@ -33,7 +33,6 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("inference")
     health = Health()
-    secrets = [settings.hop_secret, *([settings.hop_secret_previous] if settings.hop_secret_previous else [])]
     set_on_retry_hooks([])  # retries are span events of ours; the default hook would log them a second time
 
     @contextlib.asynccontextmanager
@@ -47,23 +46,9 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             )
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield State(
-                verifier=HopVerifier([secret.get_secret_value() for secret in secrets], "inference"),
+                verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "inference"),
                 answers=Answers(upstream, settings, trace.get_tracer("inference", tracer_provider=provider)),
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    app = FastAPI(
-        title="Spillway inference",
-        version="0.1.0",
-        lifespan=lifespan,
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,
-    )
-    errors.install(app)
-    app.add_middleware(RequestScope)
-    app.include_router(health.router())
-    app.include_router(openai.router)
-    telemetry.instrument(app, provider)
-    return app
+    return frame("inference", lifespan=lifespan, health=health, routers=[openai.router], tracer_provider=provider)

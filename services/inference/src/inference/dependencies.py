@@ -7,10 +7,13 @@ from typing import Annotated, Any, TypedDict, cast
 import orjson
 from fastapi import Depends, Request
 
+from common import wire
+from common.deadline import Deadline, positive_number
 from common.errors import InvalidRequest
-from common.hop import deadline_of
 from common.identity import HopIdentity, HopVerifier
 from inference.answers import Answers, Question
+
+DEFAULT_TIMEOUT_MS = "120000"
 
 
 class State(TypedDict):
@@ -51,6 +54,12 @@ def question(request: Request, operation: str, path: str, asked: tuple[bytes, di
         model=body.get("model", ""),
         payload=payload,
         request_id=request.scope["state"]["request_id"],
-        deadline=deadline_of(request.headers),
+        deadline=_deadline_of(request),
         choices=choices if isinstance(choices, int) and choices > 0 else 1,
     )
+
+
+def _deadline_of(request: Request) -> Deadline:
+    """The deadline that the gateway forwarded; 120 s when it named none."""
+    given = request.headers.get(wire.TIMEOUT_MS, DEFAULT_TIMEOUT_MS)
+    return Deadline.after(positive_number(given, wire.TIMEOUT_MS) / 1000)

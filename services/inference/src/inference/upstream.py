@@ -115,10 +115,12 @@ def error_in_answer(body: bytes) -> AttemptFailedError | None:
         return malformed()
     if not isinstance(answer, dict):
         return malformed()
-    if answer.get("error"):
-        told = UpstreamFailed("The upstream reported an error.", code="upstream_error")
-        return AttemptFailedError(told, "error_in_answer")
-    return None
+    return reported_error() if answer.get("error") else None
+
+
+def reported_error() -> AttemptFailedError:
+    told = UpstreamFailed("The upstream reported an error.", code="upstream_error")
+    return AttemptFailedError(told, "error_in_answer")
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -1,0 +1,50 @@
+"""The frame that every service's application has around its own routes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+
+from common import errors, telemetry
+from common.middleware import RequestScope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from contextlib import AbstractAsyncContextManager
+
+    from fastapi import APIRouter
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from common.health import Health
+
+
+def frame(  # noqa: PLR0913  # a name and five parts, all but it by keyword
+    name: str,
+    *,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Any]],
+    health: Health,
+    routers: Iterable[APIRouter],
+    tracer_provider: TracerProvider | None,
+    edge: bool = False,
+) -> FastAPI:
+    """Build an application with health routes, one error shape, request ids, log lines and server spans.
+
+    It serves no documentation of itself and redirects nothing: a redirect's target would come from the caller's Host.
+    `edge`: it faces clients, so ids and traces start here.
+    """
+    app = FastAPI(
+        title=f"Spillway {name}",
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    errors.install(app)
+    app.add_middleware(RequestScope, edge=edge)
+    for router in (health.router(), *routers):
+        app.include_router(router)
+    telemetry.instrument(app, tracer_provider, edge=edge)
+    return app
