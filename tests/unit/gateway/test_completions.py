@@ -8,6 +8,7 @@ import pytest
 
 from common.deadline import Deadline
 from common.identity import HopIdentity, HopSigner
+from gateway.authentication import Caller
 from gateway.cache_client import CacheClient
 from gateway.call import CHAT, EMBEDDINGS, Call, Timings
 from gateway.completions import Answer, Completions
@@ -62,6 +63,7 @@ class Platform:
     async def answer(self, endpoint: str = CHAT, *cache_control: str) -> Answer:
         """Answer one request; what is to be stored has been stored afterwards."""
         call = Call(
+            Caller("alice", "key1"),
             ALICE,
             "req_1",
             endpoint,

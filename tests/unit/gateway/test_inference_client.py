@@ -6,6 +6,7 @@ import pytest
 from common.deadline import Deadline
 from common.errors import DeadlineExceeded, ServiceError, Unavailable
 from common.identity import HopIdentity, HopSigner, HopVerifier
+from gateway.authentication import Caller
 from gateway.call import CHAT, Call, Timings
 from gateway.inference_client import CONNECT_S, InferenceClient
 from support.clock import Clock
@@ -16,7 +17,9 @@ ALICE = HopIdentity("alice", "key1")
 
 def call(remaining_s: float = 10, *, is_stream: bool = False) -> Call:
     deadline = Deadline.after(remaining_s, Clock())
-    return Call(ALICE, "req_1", CHAT, {}, b'{"model":"m"}', deadline, Timings(), is_stream=is_stream)
+    return Call(
+        Caller("alice", "key1"), ALICE, "req_1", CHAT, {}, b'{"model":"m"}', deadline, Timings(), is_stream=is_stream
+    )
 
 
 class Inference:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -24,9 +26,11 @@ _QUIET = frozenset(HEALTH_PATHS)
 class RequestScope:
     """Names the request (`scope["state"]["request_id"]`), answers with its ids and logs it once it is over.
 
-    The edge makes its own id; an inner service takes the one that it is given. Routes add fields to the log line
-    through `scope["state"]["log"]`. The path is logged without its query: people put keys there. An exception that
-    nobody foresaw ends here as a 500 in the one shape; its message goes nowhere, because it may quote a prompt.
+    The edge makes its own id; an inner service takes the one that it is given. Routes reach three things through
+    `scope["state"]`: `log`, fields of the log line; `headers`, which go with whatever answer there is; `ending`, an
+    `AsyncExitStack` unwound when the answer is over, whatever ended it. The path is logged without its query: people
+    put keys there. An exception that nobody foresaw ends here as a 500 in the one shape; its message goes nowhere,
+    because it may quote a prompt.
     """
 
     def __init__(self, app: ASGIApp, *, edge: bool = False) -> None:
@@ -43,6 +47,9 @@ class RequestScope:
         state["request_id"] = request_id
         fields: dict[str, object] = {}
         state["log"] = fields
+        further: dict[str, str] = {}
+        state["headers"] = further
+        ending = state["ending"] = contextlib.AsyncExitStack()
         status = 0
         current_trace = trace_id()
 
@@ -54,6 +61,7 @@ class RequestScope:
                 headers.append((b"x-request-id", request_id.encode()))
                 if current_trace:
                     headers.append((b"x-trace-id", current_trace.encode()))
+                headers += [(name.encode(), value.encode("latin-1")) for name, value in further.items()]
             await send(message)
 
         try:
@@ -63,6 +71,7 @@ class RequestScope:
             if not status:
                 await ServiceError("An internal error occurred.").response()(scope, receive, send_with_ids)
         finally:
+            await asyncio.shield(ending.aclose())
             line = {
                 "method": scope["method"],
                 "path": scope["path"][:256],

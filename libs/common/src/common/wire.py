@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 REQUEST_ID = "x-request-id"
 TRACE_ID = "x-trace-id"
@@ -16,7 +16,34 @@ FINAL = {SHOULD_RETRY: "false"}
 CACHE = "x-cache"
 ENTRY_TTL_S = "x-entry-ttl-s"
 
-CacheOutcome = Literal["hit", "miss", "bypass"]
+MODEL = "x-spillway-model"
+"""The public name of the model that gave the answer: another than the one that was asked for after a fallback."""
+TARGET = "x-spillway-target"
+"""The catalogue's name of the target that gave the answer."""
+
+CacheOutcome = Literal["hit", "miss", "coalesced", "bypass"]
+
+
+class Price(TypedDict):
+    """US dollars per million tokens."""
+
+    input_usd: float
+    output_usd: float
+
+
+class CatalogueModel(TypedDict):
+    """What inference tells the gateway of a model: `GET /v1/catalogue`."""
+
+    price: Price | None
+    """Of the dearest target, so that what is reserved suffices; None: unknown."""
+    max_output_tokens: int | None
+
+
+class Catalogue(TypedDict):
+    revision: str
+    """Changes with the catalogue's content; also the answer's `ETag` (RFC 9110)."""
+    models: dict[str, CatalogueModel]
+
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json"

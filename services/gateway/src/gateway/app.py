@@ -19,6 +19,7 @@ from gateway.authentication import Authenticator
 from gateway.cache_client import CacheClient
 from gateway.completions import Completions
 from gateway.dependencies import State
+from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
 from gateway.key_store import fetch_key
 from gateway.routes import admin, generate, openai
@@ -92,4 +93,5 @@ async def _open(
             entry_ttl_s=settings.entry_ttl_s,
             max_entry_bytes=settings.max_entry_bytes,
         ),
+        governor=Governor(),
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import Unauthenticated, Unavailable
 from gateway.errors import StoreUnavailableError
-from gateway.keys import ApiKey, KeyRecord, digest_of
+from gateway.keys import NO_LIMITS, ApiKey, KeyRecord, Policy, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -38,6 +38,7 @@ class Caller:
 
     tenant: str
     key_id: str
+    policy: Policy = NO_LIMITS
 
 
 def bearer(authorization: str | None) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from gateway.decision import Decision
+from gateway.reservation import Reservation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from common.deadline import Deadline
     from common.identity import HopIdentity
+    from gateway.authentication import Caller
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -36,6 +41,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Call:
+    caller: Caller
     identity: HopIdentity
     request_id: str
     endpoint: str
@@ -50,6 +56,18 @@ class Call:
     """Directives of the request's `Cache-Control` (RFC 9111), lower case."""
     log: dict[str, Any] = field(default_factory=dict)
     """Fields of the request's log line."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Of the request, names in lower case."""
+    answer_headers: dict[str, str] = field(default_factory=dict)
+    """Go with the answer, whatever it will be, an error too."""
+    decision: Decision = field(default_factory=Decision)
+    ending: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    """Unwound once the answer is over, whatever ended it; shielded from cancellation."""
+    reservation: Reservation = field(default_factory=Reservation)
+
+    @property
+    def model(self) -> str:
+        return str(self.body["model"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,8 @@ from common.identity import HopIdentity
 from gateway.authentication import Authenticator, Caller, bearer
 from gateway.call import Call, Timings
 from gateway.completions import Completions
+from gateway.decision import Decision
+from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
 from gateway.keys import ApiKey
 from gateway.settings import Settings
@@ -44,6 +46,7 @@ class State(TypedDict):
     authenticator: Authenticator
     inference: InferenceClient
     completions: Completions
+    governor: Governor
 
 
 def state_of(request: Request) -> State:
@@ -55,6 +58,7 @@ async def authenticated(request: Request) -> Caller:
     started = time.perf_counter()
     scope_state = request.scope["state"]
     timings = scope_state["timings"] = Timings()
+    scope_state["decision"] = Decision()
     caller = await state_of(request)["authenticator"].authenticate(request.headers.get("authorization"))
     timings.record("auth", started)
     span = trace.get_current_span()
@@ -130,6 +134,7 @@ class CallFactory:
         scope_state = self.request.scope["state"]
         scope_state["log"]["model"] = body["model"]
         return Call(
+            caller=self.caller,
             identity=self.identity(),
             request_id=scope_state["request_id"],
             endpoint=endpoint,
@@ -141,6 +146,10 @@ class CallFactory:
             choices=choices,
             cache_control=_directives(self.request.headers.get("cache-control", "")),
             log=scope_state["log"],
+            headers=self.request.headers,
+            answer_headers=scope_state["headers"],
+            decision=scope_state["decision"],
+            ending=scope_state["ending"],
         )
 
     def identity(self) -> HopIdentity:

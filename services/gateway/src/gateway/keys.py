@@ -11,13 +11,15 @@ import hmac
 import re
 import secrets
 import zlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Self
 
 import orjson
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from common.identity import Priority
 
 _SHAPE = re.compile(
     r"sw_(?P<environment>[a-z]{2,8})_(?P<kid>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})(?P<crc>[0-9a-f]{8})"
@@ -42,6 +44,40 @@ class ApiKey:
 
     def __repr__(self) -> str:
         return f"ApiKey(kid={self.kid!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a key, a tenant, or either of them with one model may use; None is no limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_concurrency: int | None = None
+    budget_usd_per_day: float | None = None
+    budget_usd_per_month: float | None = None
+    mode: Literal["enforce", "shadow"] = "enforce"
+    """`shadow`: computed and reported, never refused."""
+
+
+CachePolicy = Literal["all", "deterministic", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What a key may do, once its tenant's record has been taken into account."""
+
+    key_limits: Limits = Limits()
+    tenant_limits: Limits = Limits()
+    key_model_limits: Mapping[str, Limits] = field(default_factory=dict)
+    tenant_model_limits: Mapping[str, Limits] = field(default_factory=dict)
+    models: frozenset[str] | None = None
+    """None: every model of the catalogue."""
+    cache: CachePolicy = "all"
+    priority: Priority = "interactive"
+    """The highest that its calls may have."""
+
+
+NO_LIMITS = Policy()
 
 
 @dataclass(frozen=True, slots=True)

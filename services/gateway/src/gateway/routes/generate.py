@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from common.errors import InvalidRequest, UpstreamFailed
-from gateway.call import CHAT
+from gateway.call import CHAT, Call
 from gateway.completions import Answer
 from gateway.dependencies import Calls, JsonBody, acceptable_content, authenticated, state_of
 from gateway.requests import ChatCompletionRequest, GenerateRequest, GenerateResponse, check
@@ -34,10 +34,14 @@ async def generate(request: Request, calls: Calls, body: JsonBody) -> Response:
     further = {name: value for name, value in body.items() if name not in ("prompt", "model", "stream")}
     chat = {**further, "model": model, "messages": [{"role": "user", "content": asked.prompt}]}
     check(chat, ChatCompletionRequest)
-    answer = await state["completions"].answer(calls(CHAT, chat), request.receive)
-    if answer.status != _OK:
-        return answer.response()
-    return Answer(_OK, _generated(answer), answer.headers).response()
+
+    async def answer(admitted: Call) -> Response:
+        found = await state["completions"].answer(admitted, request.receive)
+        if found.status != _OK:
+            return found.response()
+        return Answer(_OK, _generated(found), found.headers).response()
+
+    return await state["governor"].serve(calls(CHAT, chat), answer)
 
 
 def _generated(answer: Answer) -> bytes:
