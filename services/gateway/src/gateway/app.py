@@ -17,12 +17,14 @@ from common.settings import load, revealed
 from common.stores import connect, is_reachable
 from gateway.authentication import Authenticator
 from gateway.cache_client import CacheClient
+from gateway.catalogue import ModelCatalogue
 from gateway.completions import Completions
 from gateway.dependencies import State
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
 from gateway.key_store import fetch_key
-from gateway.routes import admin, generate, openai
+from gateway.limits.opening import open_limits
+from gateway.routes import admin, admin_usage, generate, openai
 from gateway.sealing import Sealer
 from gateway.settings import Settings
 
@@ -46,17 +48,22 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             store: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(store.aclose)
             health.add_shared("state_store", lambda: is_reachable(store))
-            state = await _open(stack, settings, store, provider)
+            state = await _open(stack, settings, store, provider, health)
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    routers = [generate.router, openai.router, *([admin.router] if settings.admin_key is not None else [])]
+    administration = [admin.router, admin_usage.router] if settings.admin_key is not None else []
+    routers = [generate.router, openai.router, *administration]
     return frame("gateway", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, edge=True)
 
 
 async def _open(
-    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, provider: TracerProvider | None
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    store: Redis,
+    provider: TracerProvider | None,
+    health: Health,
 ) -> State:
     sealer = Sealer(settings.seal_secret.get_secret_value())
     cache = CacheClient(
@@ -75,9 +82,17 @@ async def _open(
         put_queue=settings.cache_put_queue,
     )
     await stack.enter_async_context(cache.writing(settings.cache_put_timeout_s))
+    signer = HopSigner(settings.inference_hop_secret.get_secret_value(), "inference")
     inference = InferenceClient(
         await stack.enter_async_context(create_client(base_url=settings.inference_url, tracer_provider=provider)),
-        HopSigner(settings.inference_hop_secret.get_secret_value(), "inference"),
+        signer,
+    )
+    # Untraced: nobody's request asks for it.
+    catalogue = ModelCatalogue(await stack.enter_async_context(create_client(base_url=settings.inference_url)), signer)
+    await stack.enter_async_context(catalogue.kept_fresh())
+    limits_url = None if settings.limits_url is None else settings.limits_url.get_secret_value()
+    limiter = await open_limits(
+        stack, limits_url, replicas=settings.expected_replicas, catalogue=catalogue, health=health
     )
     return State(
         settings=settings,
@@ -93,5 +108,6 @@ async def _open(
             entry_ttl_s=settings.entry_ttl_s,
             max_entry_bytes=settings.max_entry_bytes,
         ),
-        governor=Governor(),
+        governor=Governor(limiter),
+        ledger=limiter.ledger,
     )

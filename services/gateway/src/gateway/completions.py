@@ -16,6 +16,8 @@ from common import sse, wire
 from common.deadline import Patience
 from common.errors import DeadlineExceeded, ServiceError, UpstreamFailed
 from common.event_stream import EventStream, relay_chat, watched
+from common.usage import HEADER as USAGE
+from common.usage import Usage, take_comment
 from gateway.call import CHAT
 from gateway.fingerprint import fingerprint
 
@@ -70,6 +72,7 @@ class Completions:
             response = await self.inference.send(call)
             body = await _read(response)
             call.timings.record("upstream", started)
+            call.reservation.usage = Usage.from_json(response.headers.get(USAGE))
         if response.status_code == _OK and name is not None and self._is_worth_keeping(body):
             self.cache.put(name, body, identity=call.identity, ttl_s=self._ttl_s())
         return Answer(response.status_code, body, _headers(call, "bypass" if name is None else "miss", response))
@@ -134,7 +137,10 @@ async def _read(response: httpx2.Response) -> bytes:
 async def _relay(response: httpx2.Response, call: Call) -> AsyncIterator[bytes]:
     chunks = watched(response.aiter_raw(), gap_s=STREAM_GAP_S, deadline=call.deadline)
     async for events in relay_chat(chunks, sse.ChatStream(call.choices)):
-        yield events
+        passed, usage = take_comment(events)
+        call.reservation.usage = usage or call.reservation.usage
+        if passed:
+            yield passed
         if call.deadline.remaining_s() <= 0:
             raise DeadlineExceeded("The request's deadline passed.")
 

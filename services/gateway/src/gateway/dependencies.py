@@ -31,6 +31,7 @@ from gateway.decision import Decision
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
 from gateway.keys import ApiKey
+from gateway.limits.ledger import Ledger
 from gateway.settings import Settings
 from gateway.strict_json import parse_object, render
 
@@ -47,6 +48,7 @@ class State(TypedDict):
     inference: InferenceClient
     completions: Completions
     governor: Governor
+    ledger: Ledger
 
 
 def state_of(request: Request) -> State:
@@ -58,7 +60,7 @@ async def authenticated(request: Request) -> Caller:
     started = time.perf_counter()
     scope_state = request.scope["state"]
     timings = scope_state["timings"] = Timings()
-    scope_state["decision"] = Decision()
+    scope_state["decision"] = Decision(scope_state["headers"])
     caller = await state_of(request)["authenticator"].authenticate(request.headers.get("authorization"))
     timings.record("auth", started)
     span = trace.get_current_span()

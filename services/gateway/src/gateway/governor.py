@@ -3,22 +3,75 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gateway.reservation import Reservation
+import orjson
+from starlette.responses import Response
+
+from common import wire
+from common.errors import NotFound, RateLimited, ServiceError, envelope
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from starlette.responses import Response
+    from collections.abc import Awaitable, Callable, Mapping
 
     from gateway.call import Call
+    from gateway.decision import Decision
+    from gateway.limits.limiter import Limiter
+
+_TOLD = {"cache": wire.CACHE, "model": wire.MODEL, "target": wire.TARGET, "attempts": wire.ATTEMPTS}
+_TOO_MANY_REQUESTS = 429
 
 
 @dataclass(frozen=True, slots=True)
 class Governor:
+    limits: Limiter
+
     async def serve(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
         """Admit `call`, then `answer` it. What it holds is given back when the answer is over, whatever ended it."""
-        admitted = replace(call, reservation=Reservation())
-        call.ending.callback(admitted.reservation.release)
-        return await answer(admitted)
+        call.decision.note("key", call.caller.key_id)
+        call.ending.callback(call.decision.record, call.log)
+        try:
+            _check_model(call)
+            admission = await self.limits.admit(call)
+            admitted = replace(call, reservation=admission.reservation)
+            call.ending.callback(admission.reservation.release)
+        except ServiceError as error:
+            call.decision.note("outcome", error.code)
+            raise
+        try:
+            response = await answer(admitted)
+        except ServiceError as error:
+            _note_answer(call.decision, error.status, error.headers)
+            call.decision.note("outcome", error.code)
+            raise
+        admission.hear(response.headers)
+        _note_answer(call.decision, response.status_code, response.headers)
+        return _of_upstream(response) if response.status_code == _TOO_MANY_REQUESTS else response
+
+
+def _check_model(call: Call) -> None:
+    models = call.caller.policy.models
+    if models is not None and call.model not in models:
+        # As inference says it of a model that does not exist: a key does not learn what others may use.
+        raise NotFound("The model does not exist, or this key may not use it.", param="model", code="model_not_found")
+
+
+def _of_upstream(response: Response) -> Response:
+    """A refusal that is not ours says so: the caller's own limits may be far from used up."""
+    try:
+        error: dict[str, Any] = orjson.loads(response.body)["error"]
+        told, type_ = str(error["message"]), str(error["type"])
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        told, type_ = "", RateLimited.type
+    body = envelope(f"The upstream's limit is reached. {told}".strip(), type_=type_, code="upstream_rate_limited")
+    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
+    return Response(body, response.status_code, headers)
+
+
+def _note_answer(decision: Decision, status: int, headers: Mapping[str, str]) -> None:
+    for key, header in _TOLD.items():
+        if header in headers:
+            decision.note(key, headers[header])
+    if status == _TOO_MANY_REQUESTS and "refused" not in decision.facts:
+        decision.note("refused", "upstream")
+    decision.note("status", status)

@@ -17,6 +17,11 @@ class Settings(ServiceSettings):
     state_url: SecretStr
     """The *state* store: key records. Secret, because a store's URL may carry its password."""
 
+    limits_url: SecretStr | None = None
+    """The *limits* store: counters and usage. Without it each process limits alone, by its share."""
+    expected_replicas: int = Field(default=1, ge=1, le=1000)
+    """Gateways that run at the same time: a limit's share of one is the limit divided by it."""
+
     key_pepper: Secret
     """Keys are stored as HMACs under it; losing it invalidates every key."""
     key_pepper_previous: Secret | None = None

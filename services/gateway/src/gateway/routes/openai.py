@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import orjson
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from common.errors import UpstreamFailed
 from gateway.call import CHAT, EMBEDDINGS, Call, ModelsCall
+from gateway.completions import Answer
 from gateway.dependencies import Calls, JsonBody, acceptable_content, authenticated, state_of
 from gateway.requests import ChatCompletionRequest, EmbeddingsRequest, check
 from gateway.routes.describe import json_body
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(acceptable_content), Depends(authenticated)])
+_OK = 200
 
 
 @router.post("/chat/completions", summary="Create a chat completion", openapi_extra=json_body(ChatCompletionRequest))
@@ -29,7 +36,20 @@ async def create_embeddings(request: Request, calls: Calls, body: JsonBody) -> R
 @router.get("/models", summary="List the models that the key may use")
 async def list_models(request: Request, calls: Calls) -> Response:
     call = ModelsCall(calls.identity(), request.scope["state"]["request_id"], calls.deadline())
-    return (await state_of(request)["completions"].models(call, request.receive)).response()
+    answer = await state_of(request)["completions"].models(call, request.receive)
+    return _only(calls.caller.policy.models, answer).response()
+
+
+def _only(models: frozenset[str] | None, answer: Answer) -> Answer:
+    """The list without what the key may not use."""
+    if models is None or answer.status != _OK:
+        return answer
+    try:
+        listed: dict[str, Any] = orjson.loads(answer.body)
+        listed["data"] = [model for model in listed["data"] if model["id"] in models]
+    except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+        raise UpstreamFailed("The list of models was none.") from error
+    return replace(answer, body=orjson.dumps(listed))
 
 
 async def _serve(request: Request, call: Call) -> Response:
