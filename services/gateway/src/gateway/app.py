@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-import httpx2
-
 from common import telemetry
 from common.health import Health
 from common.http_client import create_client
@@ -16,14 +14,12 @@ from common.service import frame
 from common.settings import load, revealed
 from common.stores import connect, is_reachable
 from gateway.authentication import Authenticator
-from gateway.cache_client import CacheClient
-from gateway.completions import Completions
+from gateway.caching import open_completions
 from gateway.dependencies import State
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
 from gateway.key_store import fetch_key
 from gateway.routes import admin, generate, openai
-from gateway.sealing import Sealer
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,23 +54,6 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
 async def _open(
     stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, provider: TracerProvider | None
 ) -> State:
-    sealer = Sealer(settings.seal_secret.get_secret_value())
-    cache = CacheClient(
-        await stack.enter_async_context(
-            create_client(
-                base_url=settings.cache_url,
-                # Of every step of a put. A get has one budget for the whole; a tighter one for connecting would fail
-                # in every burst that opens connections, and five failures put the cache at rest.
-                timeout=httpx2.Timeout(settings.cache_put_timeout_s),
-                tracer_provider=provider,
-            )
-        ),
-        HopSigner(settings.cache_hop_secret.get_secret_value(), "cache"),
-        sealer,
-        timeout_s=settings.cache_timeout_s,
-        put_queue=settings.cache_put_queue,
-    )
-    await stack.enter_async_context(cache.writing(settings.cache_put_timeout_s))
     inference = InferenceClient(
         await stack.enter_async_context(create_client(base_url=settings.inference_url, tracer_provider=provider)),
         HopSigner(settings.inference_hop_secret.get_secret_value(), "inference"),
@@ -86,12 +65,6 @@ async def _open(
             lambda kid: fetch_key(store, kid), revealed(settings.key_pepper, settings.key_pepper_previous)
         ),
         inference=inference,
-        completions=Completions(
-            cache,
-            inference,
-            fingerprint_key=sealer.fingerprint_key,
-            entry_ttl_s=settings.entry_ttl_s,
-            max_entry_bytes=settings.max_entry_bytes,
-        ),
+        completions=await open_completions(stack, settings, inference, provider),
         governor=Governor(),
     )
