@@ -199,7 +199,7 @@ async def test_a_flight_of_which_frames_were_forgotten_is_lost_to_all(
 ) -> None:
     lead = (await flights.look_up(tenant, name, own_id=new_id())).flight
     await flights.append(tenant, name, lead, [b"a", b"b"], first=0)
-    await store.delete(names.flight(tenant, name)[1])
+    await store.delete(names.flight(tenant, name, lead)[1])
     assert (await flights.read(tenant, name, lead, first=0, follower=new_id()))[0] == "lost"
     assert not await flights.append(tenant, name, lead, [b"c"], first=2)
 
@@ -253,12 +253,23 @@ async def test_a_flight_that_failed_elects_one_more_and_never_a_third(flights: F
     assert (await flights.look_up(tenant, name, own_id=new_id())).word == "lead"  # whoever comes anew tries anew
 
 
+async def test_those_whom_a_flight_failed_read_of_its_end_also_when_the_next_one_is_under_way(
+    flights: Flights, tenant: str, name: str
+) -> None:
+    first = (await flights.look_up(tenant, name, own_id=new_id())).flight
+    await flights.append(tenant, name, first, [b"a", b"failed"], first=0, ending="closed")
+    second = await flights.look_up(tenant, name, own_id=new_id(), failed_id=first)
+    assert await flights.read(tenant, name, first, first=1, follower=new_id()) == ("open", [b"failed"])
+    assert await flights.read(tenant, name, first, first=2, follower=new_id()) == ("lost", [])
+    assert await flights.renew(tenant, name, second.flight) == (True, 0)  # who reads of the old follows not the new
+
+
 async def test_a_leader_that_stays_away_loses_its_lease_to_one_other(
     store: Redis, flights: Flights, tenant: str, name: str
 ) -> None:
     lead = (await flights.look_up(tenant, name, own_id=new_id())).flight
     assert (await flights.renew(tenant, name, lead))[0]
-    await store.hset(names.flight(tenant, name)[0], "until", 1)
+    await store.hset(names.flight(tenant, name, lead)[0], "until", 1)
     assert (await flights.read(tenant, name, lead, first=0, follower=new_id()))[0] == "lost"
     found = await asyncio.gather(*(flights.look_up(tenant, name, own_id=new_id()) for _ in range(10)))
     assert sorted(one.word for one in found) == ["follow"] * 9 + ["lead"]
@@ -284,7 +295,7 @@ async def test_a_follower_that_vanished_counts_for_nothing(
 ) -> None:
     lead = (await flights.look_up(tenant, name, own_id=new_id())).flight
     await flights.look_up(tenant, name, own_id=(me := new_id()))
-    await store.zadd(names.flight(tenant, name)[2], {me: 1})
+    await store.zadd(names.flight(tenant, name, lead)[2], {me: 1})
     assert await flights.renew(tenant, name, lead) == (True, 0)
 
 
@@ -297,7 +308,7 @@ async def test_nothing_is_kept_for_ever(store: Redis, entries: Entries, flights:
         await flights.read(tenant, name, lead, first=0, follower=me)
     await entries.put(tenant, name, b"x", ttl_s=60)
     kept = [key async for key in store.scan_iter(match=f"*{{{tenant}}}*")]
-    assert len(kept) == 3 * 3 + 2
+    assert len(kept) == 3 * 3 + 2, kept
     assert all([await store.pttl(key) > 0 for key in kept])
 
 

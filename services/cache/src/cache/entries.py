@@ -50,7 +50,7 @@ class Entries:
 
     async def put(self, tenant: str, fingerprint: str, value: bytes, *, ttl_s: int, flight: str = "") -> None:
         """Store it; `flight` names the one that its writer led, which ends with this."""
-        keys = [names.entry(tenant, fingerprint), *names.flight(tenant, fingerprint), names.counters(tenant)]
+        keys = [names.entry(tenant, fingerprint), *names.flight(tenant, fingerprint, flight), names.counters(tenant)]
         with store_errors():
             await self._put(keys, [_STORED_AT.pack(self._wall_clock()) + value, ttl_s, flight, ENDED_STAYS_MS])
 

@@ -51,7 +51,8 @@ class Flights:
         self, tenant: str, fingerprint: str, *, own_id: str = "", failed_id: str = "", max_age_s: float | None = None
     ) -> Found:
         """Hit, lead or follow; without `own_id` only hit or none."""
-        keys = [names.entry(tenant, fingerprint), *names.flight(tenant, fingerprint), names.counters(tenant)]
+        flight, _, followers = names.flight(tenant, fingerprint, "")
+        keys = [names.entry(tenant, fingerprint), flight, followers, names.counters(tenant)]
         age = -1 if max_age_s is None else max_age_s
         with store_errors():
             reply = await self._lookup(keys, [self._wall_clock(), age, own_id, failed_id, LEASE_MS, FOLLOWER_MS])
@@ -64,7 +65,7 @@ class Flights:
         self, tenant: str, fingerprint: str, flight: str, frames: Sequence[bytes], *, first: int, ending: Ending = ""
     ) -> bool:
         """Whether the flight is still the caller's and takes frames."""
-        keys = names.flight(tenant, fingerprint)[:2]
+        keys = names.flight(tenant, fingerprint, flight)[:2]
         with store_errors():
             reply = await self._append(
                 keys, [flight, first, ending, MAX_FLIGHT_BYTES, LEASE_MS, ENDED_STAYS_MS, *frames]
@@ -76,22 +77,22 @@ class Flights:
     ) -> tuple[State, list[bytes]]:
         with store_errors():
             state, *frames = await self._read(
-                names.flight(tenant, fingerprint), [flight, first, FRAMES_A_READ, follower, FOLLOWER_MS]
+                names.flight(tenant, fingerprint, flight), [flight, first, FRAMES_A_READ, follower, FOLLOWER_MS]
             )
         return cast("State", state.decode()), frames
 
     async def renew(self, tenant: str, fingerprint: str, flight: str) -> tuple[bool, int]:
         """Whether the lease is still the caller's, and how many follow."""
         with store_errors():
-            held, followers = await self._renew(names.flight(tenant, fingerprint), [flight, LEASE_MS])
+            held, followers = await self._renew(names.flight(tenant, fingerprint, flight), [flight, LEASE_MS])
         return bool(held), int(followers)
 
     async def release(self, tenant: str, fingerprint: str, flight: str, *, unless_followed: bool) -> bool:
         """False: somebody follows, so the leader has to go on."""
         with store_errors():
-            reply = await self._release(names.flight(tenant, fingerprint), [flight, int(unless_followed)])
+            reply = await self._release(names.flight(tenant, fingerprint, flight), [flight, int(unless_followed)])
         return int(reply) != 0
 
     async def leave(self, tenant: str, fingerprint: str, flight: str, follower: str) -> None:
         with store_errors():
-            await self._leave(names.flight(tenant, fingerprint)[2:], [flight, follower])
+            await self._leave(names.flight(tenant, fingerprint, flight)[2:], [flight, follower])

@@ -22,10 +22,10 @@ def entry(tenant: str, fingerprint: str) -> str:
     return f"v1:entry:{{{tenant}}}:{fingerprint}"
 
 
-def flight(tenant: str, fingerprint: str) -> list[str]:
-    """The flight itself, its events, its followers."""
+def flight(tenant: str, fingerprint: str, flight_id: str) -> list[str]:
+    """The newest flight of a request; the events of the one with this id, which may be an earlier one; who follows."""
     stem = f"{{{tenant}}}:{fingerprint}"
-    return [f"v1:flight:{stem}", f"v1:events:{stem}", f"v1:followers:{stem}"]
+    return [f"v1:flight:{stem}", f"v1:events:{stem}:{flight_id}", f"v1:followers:{stem}"]
 
 
 def followers_of(flight: str) -> str:

@@ -45,8 +45,8 @@ class ChatWork:
     keeps: bool
     kept: bytes = b""
 
-    async def fetch(self, flight: Flight, call: Call) -> None:
-        await fetch(self.inference, flight, call, payload=self._payload(call))
+    async def fetch(self, flight: Flight, call: Call) -> Failure | None:
+        return await fetch(self.inference, flight, call, payload=self._payload(call))
 
     def is_worth_keeping(self, flight: Flight) -> bool:
         """Only an answer that is whole is kept: valid, and every choice of it finished."""
@@ -73,10 +73,14 @@ class ChatWork:
         return render({**call.body, "stream_options": {**options, "include_usage": True}})
 
 
-async def fetch(inference: InferenceClient, flight: Flight, call: Call, *, payload: bytes) -> None:
-    """Ask inference and feed the flight with what it answers. Raises `ServiceError`; settles the call's usage."""
+async def fetch(inference: InferenceClient, flight: Flight, call: Call, *, payload: bytes) -> Failure | None:
+    """Ask inference and feed the flight with what it answers, or return the error that it answered.
+
+    Raises `ServiceError`. Sets the usage of the call's reservation, whatever happens.
+    """
     started = time.perf_counter()
     meter = Meter(call)
+    failure = None
     try:
         response = await inference.send(replace(call, payload=payload))
         meter.has_reached_a_model = True
@@ -84,9 +88,10 @@ async def fetch(inference: InferenceClient, flight: Flight, call: Call, *, paylo
             call.timings.record("upstream", started)
             await _fetch_events(response, flight, call, meter)
         else:
-            await _fetch_whole(response, flight, call, meter, started)
+            failure = await _fetch_whole(response, flight, call, meter, started)
     finally:
-        meter.settle(has_failed=flight.failure is not None or not flight.has_ended)
+        meter.settle(has_failed=not flight.has_ended)
+    return failure
 
 
 async def _fetch_events(response: httpx2.Response, flight: Flight, call: Call, meter: Meter) -> None:
@@ -102,18 +107,20 @@ async def _fetch_events(response: httpx2.Response, flight: Flight, call: Call, m
         await response.aclose()
 
 
-async def _fetch_whole(response: httpx2.Response, flight: Flight, call: Call, meter: Meter, started: float) -> None:
+async def _fetch_whole(
+    response: httpx2.Response, flight: Flight, call: Call, meter: Meter, started: float
+) -> Failure | None:
     body = await read_whole(response)
     call.timings.record("upstream", started)
     meter.report(response.headers.get(usage.HEADER))
     headers = passed_on(response.headers)
-    if response.status_code == OK:
-        meter.body(body)
-        flight.take_off(Head(is_stream=False, headers=headers))
-        flight.add(body)
-        flight.land()
-    else:
-        flight.fail(Failure(response.status_code, body, headers))
+    if response.status_code != OK:
+        return Failure(response.status_code, body, headers)
+    meter.body(body)
+    flight.take_off(Head(is_stream=False, headers=headers))
+    flight.add(body)
+    flight.land()
+    return None
 
 
 async def read_whole(response: httpx2.Response) -> bytes:

@@ -14,7 +14,7 @@ import orjson
 from common import wire
 from common.errors import UpstreamFailed
 from gateway.chat_work import fetch
-from gateway.coalescing.flight import Flight
+from gateway.coalescing.flight import Failure, Flight
 from gateway.strict_json import render
 
 if TYPE_CHECKING:
@@ -62,18 +62,14 @@ class EmbeddingsWork:
     fresh: dict[int, dict[str, Any]] = field(default_factory=dict)
     """The new entries, by their place in the batch."""
 
-    async def fetch(self, flight: Flight, call: Call) -> None:
+    async def fetch(self, flight: Flight, call: Call) -> Failure | None:
         places = [place for place, hit in enumerate(self.found) if hit is None]
         is_all = len(places) == len(self.items)
         payload = call.payload if is_all else render({**call.body, "input": [self.items[place] for place in places]})
         part = Flight(flight.max_bytes)
-        try:
-            await fetch(self.inference, part, call, payload=payload)
-        finally:
-            if part.failure is not None:
-                flight.fail(part.failure)
-        if part.failure is not None or part.head is None:
-            return
+        failure = await fetch(self.inference, part, call, payload=payload)
+        if failure is not None or part.head is None:
+            return failure
         body = part.content()
         self.fresh = dict(zip(places, entries_of(body, [self.items[place] for place in places]), strict=False))
         flight.take_off(part.head)
@@ -81,6 +77,7 @@ class EmbeddingsWork:
             body = self._put_together(len(places))
         flight.add(body)
         flight.land()
+        return None
 
     def is_worth_keeping(self, flight: Flight) -> bool:  # noqa: ARG002  # the protocol's
         return bool(self.fresh)

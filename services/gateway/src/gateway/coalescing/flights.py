@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ANNOUNCE_S = 0.25
+"""What an error waits at most until the followers of other replicas know of it."""
 MOST_LOOKS = 5
 """Of one flight: a leader may die, a connection may break; after that its waiters are on their own."""
 
@@ -41,10 +43,10 @@ class Work(Protocol):
     def name(self) -> str:
         """The fingerprint under which calls for the same answer meet."""
 
-    async def fetch(self, flight: Flight, call: Call) -> None:
-        """Ask inference in the name of `call` and feed the flight to its end. Raises `ServiceError`.
+    async def fetch(self, flight: Flight, call: Call) -> Failure | None:
+        """Ask inference in the name of `call` and feed the flight until it lands, or return why it will not.
 
-        Sets the usage of the call's reservation, whatever happens.
+        Raises `ServiceError`. Sets the usage of the call's reservation, whatever happens.
         """
 
     def is_worth_keeping(self, flight: Flight) -> bool: ...
@@ -206,8 +208,11 @@ class Flights:
         try:
             if lease:
                 attending = self._take_lease(trip, lease, call)
-            await self._fetch(trip, call)
-            await self._finish(trip, call, lease)
+            failure = await self._fetch(trip, call)
+            if failure is not None:
+                await self._fail(trip, failure)
+            else:
+                await self._finish(trip, call, lease)
         except BaseException:
             if attending is not None:  # its broken connection frees the lease
                 attending.cancel()
@@ -224,20 +229,27 @@ class Flights:
         trip.leadership = Leadership(trip.flight, self._client, sealer, name=name, identity=identity)
         return self._spawn(trip.leadership.attend())
 
-    async def _fetch(self, trip: _Trip, call: Call) -> None:
-        flight = trip.flight
+    async def _fetch(self, trip: _Trip, call: Call) -> Failure | None:
         try:
             async with asyncio.timeout(max(call.deadline.remaining_s(), 0)):
-                await trip.work.fetch(flight, call)
+                return await trip.work.fetch(trip.flight, call)
         except TimeoutError:
-            flight.fail(Failure.of(DeadlineExceeded("The request's deadline passed.")))
+            return Failure.of(DeadlineExceeded("The request's deadline passed."))
         except ServiceError as error:
-            flight.fail(Failure.of(error, is_told=isinstance(error, AlreadyToldError)))
+            return Failure.of(error, is_told=isinstance(error, AlreadyToldError))
+
+    async def _fail(self, trip: _Trip, failure: Failure) -> None:
+        """Tell those who follow elsewhere first: else somebody here would lead again before they know why."""
+        if trip.leadership is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANNOUNCE_S):
+                    await trip.leadership.end("closed", failure)
+        trip.flight.fail(failure)
 
     async def _finish(self, trip: _Trip, call: Call, lease: str) -> None:
         """Let those who follow have the end, and the cache the entry; either ends the lease."""
         flight, work, leadership = trip.flight, trip.work, trip.leadership
-        is_kept = flight.failure is None and trip.plan.keeps and work.is_worth_keeping(flight)
+        is_kept = trip.plan.keeps and work.is_worth_keeping(flight)
         if leadership is None or not leadership.is_held:
             if is_kept:
                 work.keep(flight, call, "")

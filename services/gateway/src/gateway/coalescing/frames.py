@@ -51,16 +51,16 @@ def pieces(of: Sequence[bytes]) -> bytes:
     return _PIECE + b"".join(of)
 
 
-def ending(of: Flight) -> bytes:
-    if of.failure is None:
+def ending(failure: Failure | None) -> bytes:
+    if failure is None:
         return _DONE
-    failure = {
-        "status": of.failure.status,
-        "body": of.failure.body.decode(errors="replace"),
-        "headers": dict(of.failure.headers),
-        "is_told": of.failure.is_told,
+    told = {
+        "status": failure.status,
+        "body": failure.body.decode(errors="replace"),
+        "headers": dict(failure.headers),
+        "is_told": failure.is_told,
     }
-    return _FAILED + orjson.dumps(failure)
+    return _FAILED + orjson.dumps(told)
 
 
 def feed(flight: Flight, frame: bytes) -> None:

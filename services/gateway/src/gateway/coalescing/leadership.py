@@ -10,7 +10,7 @@ from gateway.coalescing.flight import FlightLostError
 
 if TYPE_CHECKING:
     from common.identity import HopIdentity
-    from gateway.coalescing.flight import Flight
+    from gateway.coalescing.flight import Failure, Flight
     from gateway.coalescing.flight_client import FlightClient
     from gateway.coalescing.frames import FrameSealer
 
@@ -76,10 +76,10 @@ class Leadership:
         self.is_held = False
         return True
 
-    async def end(self, word: str) -> None:
+    async def end(self, word: str, failure: Failure | None = None) -> None:
         """Send what is left, and that it is over: `ok`, or `closed`, which speaks to nobody who comes later."""
         if self.is_held:
-            await self._send(word)
+            await self._send(word, failure)
         await self.stop()
 
     async def stop(self) -> None:
@@ -94,10 +94,12 @@ class Leadership:
             if self._flight.count == self._pieces_sealed and not self._flight.has_ended:
                 await self._flight.change()
 
-    async def _send(self, ending: str) -> None:
+    async def _send(self, ending: str, failure: Failure | None = None) -> None:
         async with self._sending:
             try:
-                self._seal_news(is_over=bool(ending))
+                self._seal_news()
+                if ending:
+                    self._unsent.append(self._sealer.seal(frames.ending(failure)))
             except FlightLostError:  # larger than a flight may be
                 await self._give_up()
                 return
@@ -121,7 +123,7 @@ class Leadership:
         self.is_held = False
         await self._client.release(self._name, self._id, self._identity, unless_followed=False)
 
-    def _seal_news(self, *, is_over: bool) -> None:
+    def _seal_news(self) -> None:
         flight = self._flight
         if flight.head is not None and not self._has_sent_head:
             self._has_sent_head = True
@@ -130,5 +132,3 @@ class Leadership:
         if news:
             self._pieces_sealed += len(news)
             self._unsent.append(self._sealer.seal(frames.pieces(news)))
-        if is_over:
-            self._unsent.append(self._sealer.seal(frames.ending(flight)))
