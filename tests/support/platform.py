@@ -145,7 +145,7 @@ def platform(
         app = gateway.app.create_app(gateway.settings.Settings(**gateway_settings))
         gateway_url = stack.enter_context(running(app))
         keys = [make_key(gateway_url, tenant) for tenant in ("alice", "bob")]
-        yield Platform(gateway_url, inference_url, cache_service_url, simulator_url, *keys, gateway_settings)
+        yield Platform(gateway_url, inference_url, cache_service_url, simulator_url, keys[0], keys[1], gateway_settings)
 
 
 def make_key(gateway_url: str, tenant: str) -> str:

@@ -49,7 +49,12 @@ def replicas(stack: Platform, count: int) -> Iterator[list[Replica]]:
 def _replica(stack: Platform) -> Iterator[Replica]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = stack.gateway_settings | {"port": port, "log_level": "error", "drain_delay_s": 0, "drain_timeout_s": 1}
+    settings = {**stack.gateway_settings} | {
+        "port": port,
+        "log_level": "error",
+        "drain_delay_s": 0,
+        "drain_timeout_s": 1,
+    }
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "OTEL_"))}
     environment |= {f"GATEWAY_{name.upper()}": _text(value) for name, value in settings.items()}
     process = subprocess.Popen([sys.executable, "-m", "gateway"], env=environment, stdout=subprocess.DEVNULL)

@@ -19,7 +19,7 @@ from gateway.dependencies import State
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
 from gateway.key_store import fetch_key
-from gateway.routes import admin, generate, openai
+from gateway.routes import admin, admin_cache, generate, openai
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
+
+
+ADMIN = (admin.router, admin_cache.router)
 
 
 def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
@@ -47,7 +50,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             yield state
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    routers = [generate.router, openai.router, *([admin.router] if settings.admin_key is not None else [])]
+    routers = [generate.router, openai.router, *(ADMIN if settings.admin_key is not None else ())]
     return frame("gateway", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, edge=True)
 
 

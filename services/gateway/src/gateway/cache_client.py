@@ -161,7 +161,7 @@ class CacheClient:
             async with asyncio.timeout(timeout_s):
                 response = await self._client.request(
                     method, self.base_url + path, content=content,
-                    headers=self.headers(identity, "") | dict(headers or {}),
+                    headers=self.headers(identity, "") | dict(headers or {}), timeout=timeout_s,
                 )  # fmt: skip
         except (httpx2.HTTPError, TimeoutError) as error:
             self.breaker.fault(type(error).__name__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -272,7 +271,7 @@ def _told(convert: Callable[[], bytes]) -> bytes:
 async def _relay(flight: Flight, call: Call, *, strips: bool) -> AsyncIterator[bytes]:
     """The flight's events for one client. Raises `ServiceError` when it broke."""
     try:
-        async for events in watched(flight.pieces(), gap_s=math.inf, deadline=call.deadline):
+        async for events in watched(flight.pieces(), gap_s=call.deadline.remaining_s(), deadline=call.deadline):
             if shown := without_usage(events) if strips else events:
                 yield shown
     except FlightFailedError as failed:

@@ -48,7 +48,7 @@ class Meter:
         if reported is not None:
             self._reported = reported
         self._events += events.count(b"\n\n")
-        if _USAGE.search(events):
+        if b'"usage"' in events and _USAGE.search(events):
             for event in split(events):
                 if _USAGE.search(event):
                     self.body(sse.data_of(event) or b"")
