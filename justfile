@@ -53,6 +53,12 @@ default:
 @trace *id: setup
     '{{ python }}' -m devstack trace "$@"
 
+# See what the cache holds (stats), or purge it by --tenant, --model or --older-than-s
+[group('stack')]
+[no-exit-message]
+@cache *args: setup
+    '{{ python }}' -m devstack cache "$@"
+
 # Everything CI runs: check, then every test
 [group('quality')]
 test *args: check

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
@@ -24,7 +24,7 @@ from simulator.transport import SimulatorProtocol
 from support.server import running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 T = TypeVar("T")
 _TLS = ssl.create_default_context()  # made once: nothing here speaks TLS, and each one costs a client 30 ms
@@ -52,6 +52,8 @@ class Platform:
     """Of the tenant `alice`."""
     other_key: str
     """Of the tenant `bob`."""
+    gateway_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Those of the gateway, for further replicas of it."""
 
     def http(self, key: str | None = None, **headers: str) -> httpx2.Client:
         """A plain client of the gateway: no retries, no opinion about bodies."""
@@ -78,6 +80,10 @@ class Platform:
     def last_attempt(self) -> dict[str, Any] | None:
         """The newest of all that reached the upstream."""
         return next(iter(self._attempts()[-1:]), None)
+
+    def all_attempts(self) -> list[dict[str, Any]]:
+        """All that reached the upstream, as far as it remembers."""
+        return self._attempts()
 
     def _attempts(self, query: str = "") -> list[dict[str, Any]]:
         answer = httpx2.get(f"{self.simulator}/_sim/requests?{query}", timeout=BOUND_S, verify=_TLS, trust_env=False)
@@ -139,7 +145,7 @@ def platform(
         app = gateway.app.create_app(gateway.settings.Settings(**gateway_settings))
         gateway_url = stack.enter_context(running(app))
         keys = [make_key(gateway_url, tenant) for tenant in ("alice", "bob")]
-        yield Platform(gateway_url, inference_url, cache_service_url, simulator_url, *keys)
+        yield Platform(gateway_url, inference_url, cache_service_url, simulator_url, keys[0], keys[1], gateway_settings)
 
 
 def make_key(gateway_url: str, tenant: str) -> str:

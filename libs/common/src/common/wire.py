@@ -15,6 +15,10 @@ FINAL = {SHOULD_RETRY: "false"}
 """Of an error behind which an upstream may have been asked already."""
 CACHE = "x-cache"
 ENTRY_TTL_S = "x-entry-ttl-s"
+LOOKUP = "x-lookup"
+"""The cache service's answer to a look-up: `hit`, `lead`, `follow` or `none`."""
+FLIGHT = "x-flight"
+"""Id of the flight that a look-up names, or that the writer of an entry led; 32 hex digits that a gateway made up."""
 
 MODEL = "x-spillway-model"
 """The public name of the model that gave the answer: another than the one that was asked for after a fallback."""

@@ -18,4 +18,6 @@ class Settings(ServiceSettings):
     hop_secret_previous: Secret | None = None
     max_entry_bytes: int = Field(default=512 * 1024, ge=1024, le=32 * 1024 * 1024)
     """Of a sealed entry; the gateway decides what is worth keeping, this only bounds it."""
+    max_batch_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    """Of several entries in one call: those of one request for embeddings."""
     max_ttl_s: int = Field(default=30 * 86_400, ge=1)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-import httpx2
-
 from common import telemetry
 from common.health import Health
 from common.http_client import create_client
@@ -16,16 +14,14 @@ from common.service import frame
 from common.settings import load, revealed
 from common.stores import connect, is_reachable
 from gateway.authentication import Authenticator
-from gateway.cache_client import CacheClient
+from gateway.caching import open_completions
 from gateway.catalogue import ModelCatalogue
-from gateway.completions import Completions
 from gateway.dependencies import State
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
 from gateway.key_store import fetch_key
 from gateway.limits.opening import open_limits
-from gateway.routes import admin, admin_usage, generate, openai
-from gateway.sealing import Sealer
+from gateway.routes import admin, admin_cache, admin_usage, generate, openai
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +30,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
+
+
+ADMIN = (admin.router, admin_cache.router, admin_usage.router)
 
 
 def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
@@ -53,8 +52,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             yield state
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    administration = [admin.router, admin_usage.router] if settings.admin_key is not None else []
-    routers = [generate.router, openai.router, *administration]
+    routers = [generate.router, openai.router, *(ADMIN if settings.admin_key is not None else ())]
     return frame("gateway", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, edge=True)
 
 
@@ -65,23 +63,6 @@ async def _open(
     provider: TracerProvider | None,
     health: Health,
 ) -> State:
-    sealer = Sealer(settings.seal_secret.get_secret_value())
-    cache = CacheClient(
-        await stack.enter_async_context(
-            create_client(
-                base_url=settings.cache_url,
-                # Of every step of a put. A get has one budget for the whole; a tighter one for connecting would fail
-                # in every burst that opens connections, and five failures put the cache at rest.
-                timeout=httpx2.Timeout(settings.cache_put_timeout_s),
-                tracer_provider=provider,
-            )
-        ),
-        HopSigner(settings.cache_hop_secret.get_secret_value(), "cache"),
-        sealer,
-        timeout_s=settings.cache_timeout_s,
-        put_queue=settings.cache_put_queue,
-    )
-    await stack.enter_async_context(cache.writing(settings.cache_put_timeout_s))
     signer = HopSigner(settings.inference_hop_secret.get_secret_value(), "inference")
     inference = InferenceClient(
         await stack.enter_async_context(create_client(base_url=settings.inference_url, tracer_provider=provider)),
@@ -101,13 +82,7 @@ async def _open(
             lambda kid: fetch_key(store, kid), revealed(settings.key_pepper, settings.key_pepper_previous)
         ),
         inference=inference,
-        completions=Completions(
-            cache,
-            inference,
-            fingerprint_key=sealer.fingerprint_key,
-            entry_ttl_s=settings.entry_ttl_s,
-            max_entry_bytes=settings.max_entry_bytes,
-        ),
+        completions=await open_completions(stack, settings, inference, provider, revision=lambda: catalogue.revision),
         governor=Governor(limiter),
         ledger=limiter.ledger,
     )

@@ -44,6 +44,11 @@ class ModelCatalogue:
     def is_known(self) -> bool:
         return self._catalogue is not None
 
+    @property
+    def revision(self) -> str:
+        """Changes when the catalogue does; empty as long as nothing is known of it."""
+        return "" if self._catalogue is None else self._catalogue["revision"]
+
     def has(self, model: str) -> bool:
         return self._model(model) is not None
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gateway.decision import Decision
     from gateway.limits.limiter import Limiter
 
-_TOLD = {"cache": wire.CACHE, "model": wire.MODEL, "target": wire.TARGET, "attempts": wire.ATTEMPTS}
+_TOLD = {"model": wire.MODEL, "target": wire.TARGET, "attempts": wire.ATTEMPTS}
 _TOO_MANY_REQUESTS = 429
 
 

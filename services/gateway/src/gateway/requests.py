@@ -95,6 +95,17 @@ class KeyChange(_Body):
     expires_at: Annotated[float, Field(gt=0, description="Unix seconds; null: never.")] | None = None
 
 
+class CachePurge(_Body):
+    """Which entries of the cache go: those to which everything that is named applies."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    model: Model | None = None
+    older_than_s: Annotated[float, Field(ge=0)] | None = None
+    everything: Annotated[bool, Field(description="Said when nothing is named: all entries of all tenants.")] = False
+
+
 class GenerateResponse(BaseModel):
     result: str
     model: str

@@ -29,6 +29,8 @@ class Settings(ServiceSettings):
     """Opens `/admin`; without it `/admin` does not exist. It is no API key: it cannot call a model."""
     seal_secret: Secret
     """Cached answers are fingerprinted and sealed under keys derived from it."""
+    seal_secret_previous: Secret | None = None
+    """Still opens what it sealed; fingerprints are made with the one in use."""
     cache_hop_secret: Secret
     inference_hop_secret: Secret
 
@@ -48,5 +50,10 @@ class Settings(ServiceSettings):
     cache_put_timeout_s: float = Field(default=0.5, gt=0, le=10)
     cache_put_queue: int = Field(default=256, ge=1, le=10_000)
     """Answers that wait to be stored; more are dropped and counted."""
+    cache_put_queue_bytes: int = Field(default=32 * 1024 * 1024, ge=1024 * 1024, le=4 * 1024**3)
+    """Sealed; as above."""
+    hot_entries_life_s: float = Field(default=2.0, ge=0, le=60)
+    """How long an entry that was read is answered from memory; a purge shows within it. 0: not at all."""
+    hot_entries_bytes: int = Field(default=8 * 1024 * 1024, ge=0, le=4 * 1024**3)
     entry_ttl_s: int = Field(default=3600, ge=1, le=30 * 86_400)
     max_entry_bytes: int = Field(default=256 * 1024, ge=1024, le=16 * 1024 * 1024)

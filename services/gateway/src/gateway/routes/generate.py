@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from common.errors import InvalidRequest, UpstreamFailed
+from gateway.answer import Answer
 from gateway.call import CHAT, Call
-from gateway.completions import Answer
 from gateway.dependencies import Calls, JsonBody, acceptable_content, authenticated, state_of
 from gateway.requests import ChatCompletionRequest, GenerateRequest, GenerateResponse, check
 from gateway.routes.describe import json_body

@@ -10,14 +10,13 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from common.errors import UpstreamFailed
+from gateway.answer import OK, Answer
 from gateway.call import CHAT, EMBEDDINGS, Call, ModelsCall
-from gateway.completions import Answer
 from gateway.dependencies import Calls, JsonBody, acceptable_content, authenticated, state_of
 from gateway.requests import ChatCompletionRequest, EmbeddingsRequest, check
 from gateway.routes.describe import json_body
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(acceptable_content), Depends(authenticated)])
-_OK = 200
 
 
 @router.post("/chat/completions", summary="Create a chat completion", openapi_extra=json_body(ChatCompletionRequest))
@@ -42,7 +41,7 @@ async def list_models(request: Request, calls: Calls) -> Response:
 
 def _only(models: frozenset[str] | None, answer: Answer) -> Answer:
     """The list without what the key may not use."""
-    if models is None or answer.status != _OK:
+    if models is None or answer.status != OK:
         return answer
     try:
         listed: dict[str, Any] = orjson.loads(answer.body)
