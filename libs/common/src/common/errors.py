@@ -128,6 +128,8 @@ class DeadlineExceeded(ServiceError):
     status = 504
     type = "timeout_error"
     code = "deadline_exceeded"
+    default_headers: ClassVar[Mapping[str, str]] = {"x-should-retry": "false"}
+    """The caller's patience is over, and an upstream may have been asked: an SDK's own retry would only ask again."""
 
 
 class ClientGone(ServiceError):

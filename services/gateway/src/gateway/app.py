@@ -8,21 +8,27 @@ from typing import TYPE_CHECKING
 from common import telemetry
 from common.health import Health
 from common.http_client import create_client
+from common.http_guard import Door
 from common.identity import HopSigner
 from common.server import draining
 from common.service import frame
-from common.settings import load, revealed
+from common.settings import BadSettingsError, load, revealed
 from common.stores import connect, is_reachable
 from gateway.authentication import Authenticator
 from gateway.caching import open_completions
 from gateway.catalogue import ModelCatalogue
 from gateway.dependencies import State
+from gateway.failed_logins import FailedLogins
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
-from gateway.key_store import fetch_key
+from gateway.key_directory import KeyDirectory
+from gateway.key_reading import KeyReader
+from gateway.key_upkeep import KeyUpkeep
+from gateway.keys_file import BadKeysFileError, DeclaredKeys
 from gateway.limits.opening import open_limits
-from gateway.routes import admin, admin_cache, admin_usage, generate, openai
+from gateway.routes import admin, admin_cache, admin_tenants, admin_usage, generate, openai
 from gateway.settings import Settings
+from gateway.store_breaker import StoreBreaker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 
-ADMIN = (admin.router, admin_cache.router, admin_usage.router)
+ADMIN = (admin.router, admin_tenants.router, admin_cache.router, admin_usage.router)
 
 
 def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
@@ -40,6 +46,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("gateway")
     health = Health()
+    declared = _declared(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -47,7 +54,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             store: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(store.aclose)
             health.add_shared("state_store", lambda: is_reachable(store))
-            state = await _open(stack, settings, store, provider, health)
+            state = await _open(stack, settings, store, provider, health, declared=declared)
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
         telemetry.shut_down(provider, settings.flush_timeout_s)
@@ -56,12 +63,14 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     return frame("gateway", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, edge=True)
 
 
-async def _open(
+async def _open(  # noqa: PLR0913  # what the lifespan has, each used once
     stack: contextlib.AsyncExitStack,
     settings: Settings,
     store: Redis,
     provider: TracerProvider | None,
     health: Health,
+    *,
+    declared: DeclaredKeys,
 ) -> State:
     signer = HopSigner(settings.inference_hop_secret.get_secret_value(), "inference")
     inference = InferenceClient(
@@ -75,14 +84,47 @@ async def _open(
     limiter = await open_limits(
         stack, limits_url, replicas=settings.expected_replicas, catalogue=catalogue, health=health
     )
+    directory, authenticator = await _open_keys(stack, settings, store, declared)
     return State(
         settings=settings,
         store=store,
-        authenticator=Authenticator(
-            lambda kid: fetch_key(store, kid), revealed(settings.key_pepper, settings.key_pepper_previous)
-        ),
+        authenticator=authenticator,
+        directory=directory,
+        declared=declared,
+        failed_logins=authenticator.failed_logins,
         inference=inference,
         completions=await open_completions(stack, settings, inference, provider, revision=lambda: catalogue.revision),
         governor=Governor(limiter),
         ledger=limiter.ledger,
+    )
+
+
+async def _open_keys(
+    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, declared: DeclaredKeys
+) -> tuple[KeyDirectory, Authenticator]:
+    breaker = StoreBreaker(lambda: is_reachable(store))
+    stack.push_async_callback(breaker.close)
+    reader = KeyReader(store, declared)
+    directory = KeyDirectory(reader.one, breaker)
+    upkeep = KeyUpkeep(store, directory, breaker, reader.many)
+    await stack.enter_async_context(upkeep.working())
+    await stack.enter_async_context(declared.watched(directory.forget_all))
+    peppers = revealed(settings.key_pepper, settings.key_pepper_previous)
+    failed_logins = FailedLogins(settings.failed_logins_per_minute)
+    return directory, Authenticator(directory, failed_logins, peppers, note_used=upkeep.note_used)
+
+
+def _declared(settings: Settings) -> DeclaredKeys:
+    try:
+        return DeclaredKeys(settings.keys_file)
+    except BadKeysFileError as error:
+        raise BadSettingsError(f"GATEWAY_KEYS_FILE: {error}") from None
+
+
+def door_of(settings: Settings) -> Door:
+    return Door(
+        is_edge=True,
+        trusted_proxies=settings.trusted_proxies,
+        connections_per_address=settings.connections_per_address,
+        body_timeout_s=settings.body_timeout_s + 5,  # the application's own limit comes first: it says more
     )
