@@ -136,5 +136,11 @@ PRIVATE_URLS = [
     "http:///a", "http://[::1",
     "HTTP://127.0.0.1/", "http://169.254.169.254./",
 ]  # fmt: skip
-PUBLIC_URLS = ["https://example.com/a.png", "http://93.184.215.14/", "https://[2606:2800:21f:cb07:6820:80da:af6b:8b2c]/a",
-               "data:image/png;base64,aGk=", "https://example.com:8443/a?b=c#d", "https://xn--bcher-kva.example/"]  # fmt: skip
+PUBLIC_URLS = [
+    "https://example.com/a.png",
+    "http://93.184.215.14/",
+    "https://[2606:2800:21f:cb07:6820:80da:af6b:8b2c]/a",
+    "data:image/png;base64,aGk=",
+    "https://example.com:8443/a?b=c#d",
+    "https://xn--bcher-kva.example/",
+]
