@@ -16,6 +16,7 @@ from common import sse, wire
 from common.deadline import Patience
 from common.errors import DeadlineExceeded, ServiceError, UpstreamFailed
 from common.event_stream import EventStream, relay_chat, watched
+from common.usage import take_comment
 from gateway.call import CHAT
 from gateway.fingerprint import fingerprint
 
@@ -134,7 +135,11 @@ async def _read(response: httpx2.Response) -> bytes:
 async def _relay(response: httpx2.Response, call: Call) -> AsyncIterator[bytes]:
     chunks = watched(response.aiter_raw(), gap_s=STREAM_GAP_S, deadline=call.deadline)
     async for events in relay_chat(chunks, sse.ChatStream(call.choices)):
-        yield events
+        shown, usage = take_comment(events)
+        if usage is not None:
+            call.reservation.usage = usage
+        if shown:
+            yield shown
         if call.deadline.remaining_s() <= 0:
             raise DeadlineExceeded("The request's deadline passed.")
 
