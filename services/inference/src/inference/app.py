@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from stamina.instrumentation import set_on_retry_hooks
 
 from common import telemetry
@@ -29,14 +29,23 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
 
 
-def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> FastAPI:
     """Build the service. Readiness asks no upstream: a model that is away is an answer, not a reason to restart."""
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("inference")
     health = Health()
+    in_flight = metrics.get_meter("inference", meter_provider=meter_provider).create_up_down_counter(
+        "spillway.inference.in_flight", "{request}", "Requests that are being answered, streams included."
+    )
     set_on_retry_hooks([])  # retries are span events of ours; the default hook would log them a second time
 
     @contextlib.asynccontextmanager
@@ -63,6 +72,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             )
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield State(
+                in_flight=in_flight,
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "inference"),
                 answers=Answers(
                     Router(target, settings.max_attempts),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypedDict, cast
 
 import orjson
 from fastapi import Depends, Request
+from opentelemetry.metrics import UpDownCounter
 
 from common import wire
 from common.deadline import Deadline, positive_number
@@ -22,6 +23,7 @@ DEFAULT_TIMEOUT_MS = "120000"
 
 
 class State(TypedDict):
+    in_flight: UpDownCounter
     verifier: HopVerifier
     answers: Answers
 
@@ -50,11 +52,14 @@ Asked = Annotated[dict[str, Any], Depends(asked)]
 
 
 def question(request: Request, operation: str, path: str, body: dict[str, Any] | None) -> Question:
-    """What it comes to use is in its log line, whatever ends it."""
+    """It is in flight, and what it comes to use is in its log line, whatever ends it."""
     body = body or {}
     choices = body.get("n")
     state = request.scope["state"]
     meter = Meter(body)
+    attributes = {"gen_ai.operation.name": operation}
+    state["in_flight"].add(1, attributes)
+    state["ending"].callback(state["in_flight"].add, -1, attributes)
     state["ending"].callback(lambda: state["log"].update(meter.log_fields()))
     return Question(
         operation=operation,
