@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,9 +50,8 @@ def impatient(state_store: Valkey, cache_store: Valkey) -> Iterator[Platform]:
 
 
 async def test_no_killed_stream_is_presented_as_complete_or_mixed(impatient: Platform) -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201  # pytest shows it when the test fails
-    chance = random.Random(seed)  # noqa: S311  # the same deaths for the same seed
+    chance = chaos.chance()
+    nonce = chance.random()
     deaths = [
         (WAYS[number % len(WAYS)], chance.randint(1, TOKENS - 1), chance.choice([0, 2])) for number in range(KILLED)
     ]
@@ -64,7 +62,9 @@ async def test_no_killed_stream_is_presented_as_complete_or_mixed(impatient: Pla
     ) as http:
 
         async def one(number: int, how: str, cut_after: int, itl_ms: int) -> Seen:
-            prompt = f"{seed}, {number} [[sim how={how} cut_after={cut_after} itl_ms={itl_ms} tokens={TOKENS} times=1]]"
+            prompt = (
+                f"{nonce}, {number} [[sim how={how} cut_after={cut_after} itl_ms={itl_ms} tokens={TOKENS} times=1]]"
+            )
             async with turn:
                 return await read(http, chat(prompt, stream=True), how, cut_after)
 

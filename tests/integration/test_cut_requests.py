@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from support.platform import Platform, chat, eventually
 from support.wire import Wire
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterable
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600 if chaos.IS_LONG else 120)]
@@ -42,13 +42,13 @@ class Cut:
     is_reset: bool
 
 
-def draw(seed: int, count: int) -> Iterable[Cut]:
-    chance = random.Random(seed)  # noqa: S311  # the same cuts for the same seed
+def draw(chance: random.Random, count: int) -> Iterable[Cut]:
+    nonce = chance.random()
     for number in range(count):
         script, is_stream = chance.choice(list(SCRIPTS.values()))
         has_events = "itl_ms" in script or "stall" in script
         events = chance.randint(1, 9) if has_events else 0
-        yield Cut(f"{seed}, {number} {script}", is_stream, events, chance.random() < 0.5)
+        yield Cut(f"{nonce}, {number} {script}", is_stream, events, chance.random() < 0.5)
 
 
 def left_at(stack: Platform, cut: Cut, after: int) -> float:
@@ -72,9 +72,7 @@ def attempts_of(stack: Platform, cut: Cut, after: int) -> list[dict[str, Any]]:
 
 
 def test_what_a_client_left_is_cancelled_upstream_and_nothing_stays_in_flight(stack: Platform) -> None:
-    seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201  # pytest shows it when the test fails
-    cuts = list(draw(seed, CUTS))
+    cuts = list(draw(chaos.chance(), CUTS))
     before = (stack.last_attempt() or {"seq": 0})["seq"]
     with ThreadPoolExecutor(AT_ONCE) as clients:
         left = dict(zip(cuts, clients.map(lambda cut: left_at(stack, cut, before), cuts), strict=True))

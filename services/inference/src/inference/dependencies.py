@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Annotated, Any, TypedDict, cast
 
 import orjson
@@ -73,14 +71,10 @@ def question(request: Request, operation: str, path: str, body: dict[str, Any] |
     )
 
 
-@contextlib.contextmanager
-def reporting(request: Request, question: Question) -> Iterator[None]:
-    """Say in a header of the answer what a whole answer or an error used; a stream does so at its end, in a comment."""
-    try:
-        yield
-    finally:
-        if (usage := question.meter.total()) is not None:
-            request.scope["state"]["headers"][USAGE] = usage.to_json()
+def report_usage(request: Request, question: Question) -> None:
+    """Say in a header of the answer what a whole answer or an error used; a stream says it at its end, in a comment."""
+    if (usage := question.meter.total()) is not None:
+        request.scope["state"]["headers"][USAGE] = usage.to_json()
 
 
 def _deadline_of(request: Request) -> Deadline:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from common import wire
 from common.deadline import Patience
+from common.errors import ServiceError
 from common.event_stream import EventStream
-from inference.dependencies import Asked, platform_call, question, reporting, state_of
+from inference.dependencies import Asked, platform_call, question, report_usage, state_of
 from inference.questions import Question
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(platform_call)])
@@ -21,11 +20,12 @@ async def create_chat_completion(request: Request, asked: Asked) -> Response:
     chat = question(request, "chat", "/chat/completions", asked)
     if asked.get("stream") is not True:
         return await _whole(request, chat)
-    with contextlib.ExitStack() as until_it_began:
-        until_it_began.enter_context(reporting(request, chat))
+    try:
         async with Patience(chat.deadline, request.receive):
             stream = await state_of(request)["answers"].stream(chat)
-        until_it_began.pop_all()
+    except ServiceError:
+        report_usage(request, chat)
+        raise
     return EventStream(
         stream.events,
         finish=stream.close,
@@ -46,7 +46,9 @@ async def list_models(request: Request) -> Response:
 
 
 async def _whole(request: Request, asked: Question) -> Response:
-    with reporting(request, asked):
+    try:
         async with Patience(asked.deadline, request.receive):
             answer = await state_of(request)["answers"].whole(asked)
+    finally:
+        report_usage(request, asked)
     return Response(answer.body, 200, {wire.ATTEMPTS: str(answer.attempts)}, media_type=wire.JSON)
