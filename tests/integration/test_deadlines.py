@@ -1,4 +1,4 @@
-"""A caller who waits two seconds for an upstream that takes ten: nothing starts after the deadline, nothing lives on."""
+"""A caller who waits two seconds for an upstream that takes ten: nothing starts too late, nothing lives on."""
 
 from __future__ import annotations
 
