@@ -61,14 +61,14 @@ async def test_no_killed_stream_is_presented_as_complete_or_mixed(impatient: Pla
         base_url=impatient.gateway, headers=headers, timeout=BOUND_S, trust_env=False
     ) as http:
 
-        async def one(number: int, how: str, cut_after: int, itl_ms: int) -> Seen:
+        async def kill(number: int, how: str, cut_after: int, itl_ms: int) -> Seen:
             prompt = (
                 f"{nonce}, {number} [[sim how={how} cut_after={cut_after} itl_ms={itl_ms} tokens={TOKENS} times=1]]"
             )
             async with turn:
                 return await read(http, chat(prompt, stream=True), how, cut_after)
 
-        seen = await asyncio.gather(*(one(number, *death) for number, death in enumerate(deaths)))
+        seen = await asyncio.gather(*(kill(number, *death) for number, death in enumerate(deaths)))
     assert Counter(one.status for one in seen) == {200: KILLED}
     for one in seen:
         *chunks, last = one.events

@@ -20,7 +20,8 @@ AT_ONCE = 24
 
 
 def seq_of(stack: Platform) -> int:
-    return (stack.last_attempt() or {"seq": 0})["seq"]
+    attempt = stack.last_attempt()
+    return attempt["seq"] if attempt else 0
 
 
 def embed(http: httpx2.Client, given: Any, **fields: Any) -> httpx2.Response:

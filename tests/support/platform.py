@@ -164,8 +164,8 @@ def platform(
         } | (of_gateway or {})
         app = gateway.app.create_app(gateway.settings.Settings(**gateway_settings))
         gateway_url = stack.enter_context(running(app))
-        keys = [make_key(gateway_url, tenant) for tenant in ("alice", "bob")]
-        yield Platform(gateway_url, inference_url, cache_service_url, simulator_url, *keys, metrics)
+        alice, bob = (make_key(gateway_url, tenant) for tenant in ("alice", "bob"))
+        yield Platform(gateway_url, inference_url, cache_service_url, simulator_url, alice, bob, metrics)
 
 
 def make_key(gateway_url: str, tenant: str) -> str:
