@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
 from openai import OpenAI
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from pydantic import SecretStr
 
 import cache.app
@@ -54,6 +56,8 @@ class Platform:
     """Of the tenant `bob`."""
     gateway_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Those of the gateway, for further replicas of it."""
+    metrics: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
+    """Of inference."""
 
     def http(self, key: str | None = None, **headers: str) -> httpx2.Client:
         """A plain client of the gateway: no retries, no opinion about bodies."""
@@ -76,6 +80,22 @@ class Platform:
     def attempts(self, request_id: str) -> list[dict[str, Any]]:
         """What reached the upstream for a request, by its own account."""
         return self._attempts(f"request_id={request_id}")
+
+    def in_flight(self) -> int:
+        """Requests that inference has under way, by its own gauge."""
+        data = self.metrics.get_metrics_data()
+        return sum(
+            int(getattr(point, "value", 0))
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == "spillway.inference.in_flight"
+            for point in metric.data.data_points
+        )
+
+    def attempts_after(self, seq: int) -> list[dict[str, Any]]:
+        """What reached the upstream after that attempt."""
+        return self._attempts(f"after={seq}")
 
     def last_attempt(self) -> dict[str, Any] | None:
         """The newest of all that reached the upstream."""
@@ -113,6 +133,7 @@ def platform(
     of_inference: dict[str, Any] | None = None,
 ) -> Iterator[Platform]:
     """Run the parts over these stores; the last two arguments are settings of theirs that differ."""
+    metrics = InMemoryMetricReader()
     with contextlib.ExitStack() as stack:
         simulator_url = stack.enter_context(
             running(
@@ -127,7 +148,12 @@ def platform(
             "hop_secret": SECRETS["inference_hop_secret"],
         } | (of_inference or {})
         inference_url = stack.enter_context(
-            running(inference.app.create_app(inference.settings.Settings(**inference_settings)))
+            running(
+                inference.app.create_app(
+                    inference.settings.Settings(**inference_settings),
+                    meter_provider=MeterProvider([metrics], shutdown_on_exit=False),
+                )
+            )
         )
         cache_settings = cache.settings.Settings(
             store_url=SecretStr(cache_url), hop_secret=SecretStr(SECRETS["cache_hop_secret"])
@@ -144,8 +170,10 @@ def platform(
         } | (of_gateway or {})
         app = gateway.app.create_app(gateway.settings.Settings(**gateway_settings))
         gateway_url = stack.enter_context(running(app))
-        keys = [make_key(gateway_url, tenant) for tenant in ("alice", "bob")]
-        yield Platform(gateway_url, inference_url, cache_service_url, simulator_url, keys[0], keys[1], gateway_settings)
+        alice, bob = (make_key(gateway_url, tenant) for tenant in ("alice", "bob"))
+        yield Platform(
+            gateway_url, inference_url, cache_service_url, simulator_url, alice, bob, gateway_settings, metrics
+        )
 
 
 def make_key(gateway_url: str, tenant: str) -> str:

@@ -25,6 +25,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from common.wire import FINAL
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -125,9 +127,12 @@ class UpstreamFailed(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
+    """Nothing that would be started now, or again, could end in time."""
+
     status = 504
     type = "timeout_error"
     code = "deadline_exceeded"
+    default_headers: ClassVar[Mapping[str, str]] = FINAL
 
 
 class ClientGone(ServiceError):

@@ -10,7 +10,8 @@ import httpx2
 
 from common import sse, usage, wire
 from common.errors import DeadlineExceeded, UpstreamFailed
-from common.event_stream import relay_chat, watched
+from common.event_stream import relay_chat
+from common.watchdog import Watchdog
 from gateway.answer import OK, passed_on
 from gateway.call import CHAT
 from gateway.chat_shapes import NotAChatAnswerError
@@ -134,9 +135,6 @@ async def read_whole(response: httpx2.Response) -> bytes:
         await response.aclose()
 
 
-async def _relay(response: httpx2.Response, call: Call) -> AsyncIterator[bytes]:
-    chunks = watched(response.aiter_raw(), gap_s=STREAM_GAP_S, deadline=call.deadline)
-    async for events in relay_chat(chunks, sse.ChatStream(call.choices)):
-        yield events
-        if call.deadline.remaining_s() <= 0:
-            raise DeadlineExceeded("The request's deadline passed.")
+def _relay(response: httpx2.Response, call: Call) -> AsyncIterator[bytes]:
+    silence = Watchdog(STREAM_GAP_S, call.deadline)
+    return relay_chat(response.aiter_raw(), sse.ChatStream(call.choices), silence)
