@@ -58,7 +58,9 @@ class Load:
     async def run(self, number: int) -> None:
         chance = random.Random(SEED * 1_000 + number)  # noqa: S311  # seeded
         while not self._is_over:
-            prompt = f"old {chance.randrange(20)}" if chance.random() < self.old_share else f"new {number} {chance.random()}"
+            prompt = (
+                f"old {chance.randrange(20)}" if chance.random() < self.old_share else f"new {number} {chance.random()}"
+            )
             body = chat(f"{prompt} [[sim tokens=3]]", stream=chance.random() < 0.5)
             started = time.perf_counter()
             seen = await self._callers.ask(self._url, body)
