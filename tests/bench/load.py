@@ -31,7 +31,8 @@ class Order:
     key: str
     model: str
     prompt: str
-    """`{}` in it becomes the request's number."""
+    """`{}` in it becomes the request's number, divided by `shared`."""
+    shared: int
     is_stream: bool
     requests: int
     connections: int
@@ -43,7 +44,7 @@ class Order:
     """The least number of `data:` events of a stream, `[DONE]` included."""
 
     def request(self, number: int) -> bytes:
-        content = self.prompt.replace("{}", str(number))
+        content = self.prompt.replace("{}", str((number - 1) // self.shared))
         body: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": content}]}
         payload = json.dumps(body | {"stream": True} if self.is_stream else body).encode()
         head = (

@@ -48,6 +48,16 @@ class Stack:
         """User and system time of each process since it started. Source: proc(5), stat, fields 14 and 15."""
         return {name: _cpu_ms(pid) for name, pid in self.pids.items()}
 
+    def upstream_calls(self) -> int:
+        """How often the simulator was asked so far, by its own account."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.simulator_port, timeout=_START_S)
+        try:
+            connection.request("GET", "/_sim/requests?model=" + MODEL)
+            attempts = json.load(connection.getresponse())["requests"]
+        finally:
+            connection.close()
+        return int(attempts[-1]["seq"]) if attempts else 0
+
     def memory_mb(self) -> dict[str, float]:
         """Proportional set size: pages shared by several processes count for each in part, so the sum is honest."""
         return {name: _pss_mb(pid) for name, pid in self.pids.items()}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.cache_breaker import OPENS_AFTER
+from support.chaos import times
 from support.crowd import Crowd, Seen, crowd
 from support.faulty_proxy import FAULTS, FaultyProxy, faulty_proxy
 from support.marking_upstream import PIECES, MarkingUpstream
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.chaos
-DURATION_S = float(os.environ.get("SPILLWAY_CHAOS_S", "4"))
-"""`just chaos` takes 600, CI 60."""
-SEED = int(os.environ.get("SPILLWAY_CHAOS_SEED", "1"))
+DURATION_S = float(os.environ.get("SPILLWAY_CHAOS_S") or times(4, 600))
+SEED = int(os.environ.get("SPILLWAY_CHAOS_SEED") or 1)
 RECOVERED_WITHIN_S = 5.0
 CALLERS = 8
 TENANTS = 20

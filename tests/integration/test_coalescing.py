@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import pytest
 from redis import Redis
 
 from cache import names
+from support.chaos import times
 from support.crowd import Crowd, Seen, crowd, upstream_calls
 from support.platform import BOUND_S, Platform, chat
 from support.replicas import Replica, replicas
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from support.valkey import Valkey
 
-CALLERS = int(os.environ.get("SPILLWAY_COALESCING_CALLERS", "90"))
-"""`just chaos` sends 500."""
+pytestmark = pytest.mark.chaos
+CALLERS = times(90, 500)
 TAKEN_OVER_WITHIN_S = 1.0
 DONE = b"data: [DONE]\n\n"
 

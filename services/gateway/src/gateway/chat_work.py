@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from common import sse, usage, wire
-from common.errors import DeadlineExceeded, UpstreamFailed
+from common.errors import DeadlineExceeded, ServiceError, UpstreamFailed
 from common.event_stream import relay_chat
 from common.watchdog import Watchdog
 from gateway.answer import OK, passed_on
@@ -84,14 +85,20 @@ async def fetch(inference: InferenceClient, flight: Flight, call: Call, *, paylo
     failure = None
     try:
         response = await inference.send(replace(call, payload=payload))
-        meter.has_reached_a_model = True
+        meter.was_at_work = response.status_code == OK
         if response.status_code == OK and response.headers.get("content-type", "").startswith(wire.EVENT_STREAM):
             call.timings.record("upstream", started)
             await _fetch_events(response, flight, call, meter)
         else:
             failure = await _fetch_whole(response, flight, call, meter, started)
+    except asyncio.CancelledError:  # nobody waits any more, or the deadline passed: what it cost will not be told
+        meter.was_at_work = True
+        raise
+    except ServiceError as error:
+        meter.was_at_work |= error.headers.get(wire.SHOULD_RETRY) == "false"
+        raise
     finally:
-        meter.settle(has_failed=not flight.has_ended)
+        meter.settle()
     return failure
 
 
@@ -99,10 +106,9 @@ async def _fetch_events(response: httpx2.Response, flight: Flight, call: Call, m
     try:
         flight.take_off(Head(is_stream=True, headers=passed_on(response.headers)))
         async for chunk in _relay(response, call):
-            events = meter.events(chunk)
-            if events == sse.DONE:
+            if chunk == sse.DONE:
                 flight.land()
-            elif events and not flight.has_ended:
+            elif (events := meter.events(chunk)) and not flight.has_ended:
                 flight.add(events)
     finally:
         await response.aclose()
