@@ -20,6 +20,8 @@ from gateway.cache_client import CacheClient
 from gateway.completions import Completions
 from gateway.dependencies import State
 from gateway.governor import Governor
+from gateway.idempotency.keyed_requests import KeyedRequests
+from gateway.idempotency.records import Keeping, Records
 from gateway.inference_client import InferenceClient
 from gateway.key_store import fetch_key
 from gateway.routes import admin, generate, openai
@@ -93,5 +95,20 @@ async def _open(
             entry_ttl_s=settings.entry_ttl_s,
             max_entry_bytes=settings.max_entry_bytes,
         ),
-        governor=Governor(),
+        governor=Governor(await _keyed_requests(stack, settings, store, sealer)),
     )
+
+
+async def _keyed_requests(
+    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, sealer: Sealer
+) -> KeyedRequests:
+    keeping = Keeping(
+        lease_s=settings.idempotency_lease_s,
+        keep_s=settings.idempotency_keep_s,
+        max_answer_bytes=settings.idempotency_max_answer_bytes,
+        tenant_bytes=settings.idempotency_tenant_bytes,
+        total_bytes=settings.idempotency_total_bytes,
+    )
+    keyed_requests = KeyedRequests(Records(store, sealer, keeping), secret=settings.seal_secret.get_secret_value())
+    await stack.enter_async_context(keyed_requests.closing())
+    return keyed_requests

@@ -150,6 +150,8 @@ class CallFactory:
             answer_headers=scope_state["headers"],
             decision=scope_state["decision"],
             ending=scope_state["ending"],
+            route=self.request.scope["path"],
+            receive=self.request.receive,
         )
 
     def identity(self) -> HopIdentity:

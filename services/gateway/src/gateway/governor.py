@@ -13,12 +13,26 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from gateway.call import Call
+    from gateway.idempotency.keyed_requests import KeyedRequests
 
 
 @dataclass(frozen=True, slots=True)
 class Governor:
+    keyed_requests: KeyedRequests
+
     async def serve(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
-        """Admit `call`, then `answer` it. What it holds is given back when the answer is over, whatever ended it."""
+        """Admit `call`, then `answer` it, unless its `Idempotency-Key` has an answer already."""
+
+        async def admit_and_answer(one: Call) -> Response:
+            return await self._admit_and_answer(one, answer)
+
+        return await self.keyed_requests.serve(call, admit_and_answer, self._admit_replay)
+
+    async def _admit_replay(self, call: Call) -> None:
+        """What a replay pays: the request rate alone."""
+
+    async def _admit_and_answer(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
+        """What `call` holds is given back when the answer is over, whatever ended it."""
         admitted = replace(call, reservation=Reservation())
         call.ending.callback(admitted.reservation.release)
         return await answer(admitted)

@@ -45,3 +45,13 @@ class Settings(ServiceSettings):
     """Answers that wait to be stored; more are dropped and counted."""
     entry_ttl_s: int = Field(default=3600, ge=1, le=30 * 86_400)
     max_entry_bytes: int = Field(default=256 * 1024, ge=1024, le=16 * 1024 * 1024)
+
+    idempotency_lease_s: float = Field(default=30, ge=0.3, le=300)
+    """A replica that dies holds the Idempotency-Keys that it runs no longer than this."""
+    idempotency_keep_s: float = Field(default=86_400, ge=1, le=30 * 86_400)
+    idempotency_max_answer_bytes: int = Field(default=2 * 1024 * 1024, ge=1024, le=16 * 1024 * 1024)
+    """A larger answer is remembered as given, and cannot be given again."""
+    idempotency_tenant_bytes: int = Field(default=64 * 1024 * 1024, ge=64 * 1024)
+    """Beyond it a tenant's oldest answers are forgotten."""
+    idempotency_total_bytes: int = Field(default=256 * 1024 * 1024, ge=64 * 1024)
+    """Beyond it no more are kept. At most half of the state store's memory: keys live there as well."""
