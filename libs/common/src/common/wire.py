@@ -13,6 +13,9 @@ SHOULD_RETRY = "x-should-retry"
 """`false` tells the OpenAI SDKs that a retry of theirs would only multiply ours."""
 FINAL = {SHOULD_RETRY: "false"}
 """Of an error behind which an upstream may have been asked already."""
+DECISION = "x-spillway-decision"
+PRIORITY = "x-spillway-priority"
+"""`batch`: this request may wait for, and gives way to, those that are `interactive`."""
 CACHE = "x-cache"
 ENTRY_TTL_S = "x-entry-ttl-s"
 

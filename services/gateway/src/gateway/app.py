@@ -11,10 +11,14 @@ from common import telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.identity import HopSigner
+from common.overload.gate import watching
+from common.overload.memory import memory_gauge
+from common.overload.shedder import Shedder
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
 from common.stores import connect, is_reachable
+from gateway.admission.turnstile import Turnstile
 from gateway.authentication import Authenticator
 from gateway.cache_client import CacheClient
 from gateway.completions import Completions
@@ -41,6 +45,9 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("gateway")
     health = Health()
+    shedder = Shedder(max_requests=settings.max_requests, max_body_bytes=settings.max_body_bytes_in_flight)
+    turnstile = Turnstile(settings.max_concurrency)
+    turnstile.is_batch_shed = lambda: shedder.is_batch_shed
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -48,17 +55,30 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             store: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(store.aclose)
             health.add_shared("state_store", lambda: is_reachable(store))
-            state = await _open(stack, settings, store, provider)
+            state = await _open(stack, settings, store, provider, turnstile)
+            await stack.enter_async_context(watching(shedder, memory_gauge(settings.memory_limit_bytes)))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
     routers = [generate.router, openai.router, *([admin.router] if settings.admin_key is not None else [])]
-    return frame("gateway", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, edge=True)
+    return frame(
+        "gateway",
+        lifespan=lifespan,
+        health=health,
+        routers=routers,
+        tracer_provider=provider,
+        edge=True,
+        shedder=shedder,
+    )
 
 
 async def _open(
-    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, provider: TracerProvider | None
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    store: Redis,
+    provider: TracerProvider | None,
+    turnstile: Turnstile,
 ) -> State:
     sealer = Sealer(settings.seal_secret.get_secret_value())
     cache = CacheClient(
@@ -80,6 +100,7 @@ async def _open(
     inference = InferenceClient(
         await stack.enter_async_context(create_client(base_url=settings.inference_url, tracer_provider=provider)),
         HopSigner(settings.inference_hop_secret.get_secret_value(), "inference"),
+        turnstile,
     )
     return State(
         settings=settings,

@@ -55,3 +55,11 @@ class Settings(ServiceSettings):
     """Beyond it a tenant's oldest answers are forgotten."""
     idempotency_total_bytes: int = Field(default=256 * 1024 * 1024, ge=64 * 1024)
     """Beyond it no more are kept. At most half of the state store's memory: keys live there as well."""
+
+    max_concurrency: int = Field(default=512, ge=4, le=100_000)
+    """Calls that one process has under way to inference; a model's limit adapts below it. Half as many may wait."""
+    max_requests: int = Field(default=4096, ge=16, le=1_000_000)
+    """Open requests of one process, waiting ones and streams included."""
+    max_body_bytes_in_flight: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+    memory_limit_bytes: int | None = Field(default=None, ge=64 * 1024 * 1024)
+    """Of this process; unset: what its control group says, if it says anything."""

@@ -12,6 +12,9 @@ from common import telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.identity import HopVerifier
+from common.overload.gate import watching
+from common.overload.memory import memory_gauge
+from common.overload.shedder import Shedder
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
@@ -33,6 +36,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("inference")
     health = Health()
+    shedder = Shedder()
     set_on_retry_hooks([])  # retries are span events of ours; the default hook would log them a second time
 
     @contextlib.asynccontextmanager
@@ -44,6 +48,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
                 client=await stack.enter_async_context(create_client()),
                 connect_timeout_s=settings.connect_timeout_s,
             )
+            await stack.enter_async_context(watching(shedder, memory_gauge()))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield State(
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "inference"),
@@ -51,4 +56,11 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    return frame("inference", lifespan=lifespan, health=health, routers=[openai.router], tracer_provider=provider)
+    return frame(
+        "inference",
+        lifespan=lifespan,
+        health=health,
+        routers=[openai.router],
+        tracer_provider=provider,
+        shedder=shedder,
+    )
