@@ -76,16 +76,17 @@ def _pss_mb(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def running(tracing: str) -> Iterator[Stack]:
+def running(tracing: str, **settings: str) -> Iterator[Stack]:
     """Start everything, yield once a model answered through the gateway, stop everything.
 
-    `tracing` is `off` or the share of requests that are traced. Raises `RuntimeError` with a service's own words when
-    the stack does not come up.
+    `tracing` is `off` or the share of requests that are traced; `settings` are further environment variables.
+    Raises `RuntimeError` with a service's own words when the stack does not come up.
     """
     ports = _free_ports((*SERVICES, "simulator", "sink", *(store.part for store in STORES)))
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         environment, pepper = _environment(ports, tracing)
+        environment |= settings
         started = time.perf_counter()
         pids = {}
         for store in STORES:

@@ -9,7 +9,9 @@ ServiceError
 │   ├── PayloadTooLarge   413
 │   └── UnsupportedMediaType 415
 ├── RateLimited           429  come back later
+│   └── BatchOverloaded   429
 ├── Unavailable           503  come back later
+│   └── Overloaded        503
 ├── UpstreamFailed        502  the model's side broke its word
 ├── DeadlineExceeded      504  the caller's patience ended
 └── ClientGone            499  nobody reads this any more
@@ -115,6 +117,19 @@ class Unavailable(ServiceError):
     status = 503
     type = "server_error"
     code = "unavailable"
+    default_headers: ClassVar[Mapping[str, str]] = {"retry-after": "1"}
+
+
+class Overloaded(Unavailable):
+    """More is asked of the platform than it can do; nothing was started."""
+
+    code = "overloaded"
+
+
+class BatchOverloaded(RateLimited):
+    """As above, for work of batch priority: a 429, which delays a job and does not use up an attempt of it."""
+
+    code = "batch_overloaded"
     default_headers: ClassVar[Mapping[str, str]] = {"retry-after": "1"}
 
 

@@ -18,12 +18,13 @@ from common.deadline import Deadline, positive_number
 from common.errors import (
     BodyTimeout,
     ClientGone,
+    InvalidRequest,
     PayloadTooLarge,
     PermissionDenied,
     Unauthenticated,
     UnsupportedMediaType,
 )
-from common.identity import HopIdentity
+from common.identity import HopIdentity, Priority
 from gateway.authentication import Authenticator, Caller, bearer
 from gateway.call import Call, Timings
 from gateway.completions import Completions
@@ -152,10 +153,13 @@ class CallFactory:
             answer_headers=scope_state["headers"],
             decision=scope_state["decision"],
             ending=scope_state["ending"],
+            route=self.request.scope["path"],
+            receive=self.request.receive,
         )
 
     def identity(self) -> HopIdentity:
-        return HopIdentity(self.caller.tenant, self.caller.key_id)
+        ceiling = self.caller.policy.priority
+        return HopIdentity(self.caller.tenant, self.caller.key_id, _priority(self.request.headers, ceiling))
 
     def deadline(self, *, is_stream: bool = False) -> Deadline:
         settings = state_of(self.request)["settings"]
@@ -167,6 +171,14 @@ async def call_factory(request: Request, caller: AuthenticatedCaller) -> CallFac
 
 
 Calls = Annotated[CallFactory, Depends(call_factory)]
+
+
+def _priority(headers: Mapping[str, str], ceiling: Priority) -> Priority:
+    """The key's own priority, unless the caller asks for less."""
+    wanted = headers.get(wire.PRIORITY, ceiling)
+    if wanted not in ("interactive", "batch"):
+        raise InvalidRequest(f"The header {wire.PRIORITY} has to be interactive or batch.", param=wire.PRIORITY)
+    return "batch" if "batch" in (wanted, ceiling) else "interactive"
 
 
 def _directives(cache_control: str) -> frozenset[str]:

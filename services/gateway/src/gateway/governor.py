@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from gateway.call import Call
     from gateway.decision import Decision
+    from gateway.idempotency.keyed_requests import KeyedRequests
     from gateway.limits.limiter import Limiter
 
 _TOLD = {"model": wire.MODEL, "target": wire.TARGET, "attempts": wire.ATTEMPTS}
@@ -24,26 +25,35 @@ _TOO_MANY_REQUESTS = 429
 
 @dataclass(frozen=True, slots=True)
 class Governor:
+    keyed_requests: KeyedRequests
     limits: Limiter
 
     async def serve(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
-        """Admit `call`, then `answer` it. What it holds is given back when the answer is over, whatever ended it."""
+        """Admit `call`, then `answer` it, unless its `Idempotency-Key` has an answer already."""
         call.decision.note("key", call.caller.key_id)
         call.ending.callback(call.decision.record, call.log)
+
+        async def admit_and_answer(one: Call) -> Response:
+            return await self._admit_and_answer(one, answer)
+
         try:
             _check_model(call)
-            admission = await self.limits.admit(call)
-            admitted = replace(call, reservation=admission.reservation)
-            call.ending.callback(admission.reservation.release)
-        except ServiceError as error:
-            call.decision.note("outcome", error.code)
-            raise
-        try:
-            response = await answer(admitted)
+            return await self.keyed_requests.serve(call, admit_and_answer, self._admit_replay)
         except ServiceError as error:
             _note_answer(call.decision, error.status, error.headers)
             call.decision.note("outcome", error.code)
             raise
+
+    async def _admit_replay(self, call: Call) -> None:
+        """What a replay pays: the request rate alone."""
+        admission = await self.limits.admit(call, rate_only=True)
+        call.ending.callback(admission.reservation.release)
+
+    async def _admit_and_answer(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
+        """What `call` holds is given back when the answer is over, whatever ended it."""
+        admission = await self.limits.admit(call)
+        call.ending.callback(admission.reservation.release)
+        response = await answer(replace(call, reservation=admission.reservation))
         admission.hear(response.headers)
         _note_answer(call.decision, response.status_code, response.headers)
         return _of_upstream(response) if response.status_code == _TOO_MANY_REQUESTS else response

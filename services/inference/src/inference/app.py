@@ -12,6 +12,9 @@ from common import telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.identity import HopVerifier
+from common.overload.gate import watching
+from common.overload.memory import memory_gauge
+from common.overload.shedder import Shedder
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
@@ -46,6 +49,7 @@ def create_app(
     in_flight = metrics.get_meter("inference", meter_provider=meter_provider).create_up_down_counter(
         "spillway.inference.in_flight", "{request}", "Requests that are being answered, streams included."
     )
+    shedder = Shedder()
     set_on_retry_hooks([])  # retries are span events of ours; the default hook would log them a second time
 
     @contextlib.asynccontextmanager
@@ -70,6 +74,7 @@ def create_app(
                 max_stream_bytes=MAX_STREAM_BYTES,
                 batching=Batching(),
             )
+            await stack.enter_async_context(watching(shedder, memory_gauge()))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield State(
                 in_flight=in_flight,
@@ -82,4 +87,11 @@ def create_app(
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    return frame("inference", lifespan=lifespan, health=health, routers=[openai.router], tracer_provider=provider)
+    return frame(
+        "inference",
+        lifespan=lifespan,
+        health=health,
+        routers=[openai.router],
+        tracer_provider=provider,
+        shedder=shedder,
+    )

@@ -36,7 +36,7 @@ async def generate(request: Request, calls: Calls, body: JsonBody) -> Response:
     check(chat, ChatCompletionRequest)
 
     async def answer(admitted: Call) -> Response:
-        found = await state["completions"].answer(admitted, request.receive)
+        found = await state["completions"].answer(admitted, admitted.receive)
         if found.status != _OK:
             return found.response()
         return Answer(_OK, _generated(found), found.headers).response()

@@ -56,7 +56,7 @@ async def _serve(request: Request, call: Call) -> Response:
 
     async def answer(admitted: Call) -> Response:
         if admitted.is_stream:
-            return await state["completions"].stream(admitted, request.receive)
-        return (await state["completions"].answer(admitted, request.receive)).response()
+            return await state["completions"].stream(admitted, admitted.receive)
+        return (await state["completions"].answer(admitted, admitted.receive)).response()
 
     return await state["governor"].serve(call, answer)
