@@ -91,7 +91,7 @@ async def test_the_first_end_is_the_end() -> None:
     assert await read(flight) == [b"a"]
 
 
-@pytest.mark.parametrize(("status", "is_shared"), [(400, True), (422, True), (429, True), (500, False), (504, False)])
+@pytest.mark.parametrize(("status", "is_shared"), [(400, True), (422, True), (429, False), (500, False), (504, False)])
 def test_only_what_everybody_would_get_is_shared_at_once(status: int, is_shared: bool) -> None:
     assert Failure(status, b"{}").is_shared is is_shared
 

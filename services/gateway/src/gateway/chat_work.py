@@ -13,7 +13,7 @@ from common import sse, usage, wire
 from common.errors import DeadlineExceeded, ServiceError, UpstreamFailed
 from common.event_stream import relay_chat
 from common.watchdog import Watchdog
-from gateway.answer import OK, passed_on
+from gateway.answer import OK, of_upstream, passed_on
 from gateway.call import CHAT
 from gateway.chat_shapes import NotAChatAnswerError
 from gateway.coalescing.flight import Failure, Head
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.hot_entries import HotEntries
     from gateway.inference_client import InferenceClient
 
+_TOO_MANY_REQUESTS = 429
 STREAM_GAP_S = 35
 """Longer than inference's own bound (30 s), which says more when it ends a stream."""
 
@@ -121,6 +122,8 @@ async def _fetch_whole(
     call.timings.record("upstream", started)
     meter.report(response.headers.get(usage.HEADER))
     headers = passed_on(response.headers)
+    if response.status_code == _TOO_MANY_REQUESTS and wire.DECISION not in response.headers:
+        body = of_upstream(body)
     if response.status_code != OK:
         return Failure(response.status_code, body, headers)
     meter.body(body)

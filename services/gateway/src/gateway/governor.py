@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import orjson
-from starlette.responses import Response
+from typing import TYPE_CHECKING
 
 from common import wire
-from common.errors import NotFound, RateLimited, ServiceError, envelope
+from common.errors import NotFound, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
+
+    from starlette.responses import Response
 
     from gateway.call import Call
     from gateway.decision import Decision
@@ -56,7 +55,7 @@ class Governor:
         response = await answer(replace(call, reservation=admission.reservation))
         admission.hear(response.headers)
         _note_answer(call.decision, response.status_code, response.headers)
-        return _of_upstream(response) if response.status_code == _TOO_MANY_REQUESTS else response
+        return response
 
 
 def _check_model(call: Call) -> None:
@@ -66,22 +65,10 @@ def _check_model(call: Call) -> None:
         raise NotFound("The model does not exist, or this key may not use it.", param="model", code="model_not_found")
 
 
-def _of_upstream(response: Response) -> Response:
-    """A refusal that is not ours says so: the caller's own limits may be far from used up."""
-    try:
-        error: dict[str, Any] = orjson.loads(response.body)["error"]
-        told, type_ = str(error["message"]), str(error["type"])
-    except (orjson.JSONDecodeError, LookupError, TypeError):
-        told, type_ = "", RateLimited.type
-    body = envelope(f"The upstream's limit is reached. {told}".strip(), type_=type_, code="upstream_rate_limited")
-    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
-    return Response(body, response.status_code, headers)
-
-
 def _note_answer(decision: Decision, status: int, headers: Mapping[str, str]) -> None:
     for key, header in _TOLD.items():
         if header in headers:
             decision.note(key, headers[header])
-    if status == _TOO_MANY_REQUESTS and "refused" not in decision.facts:
-        decision.note("refused", "upstream")
+    if status == _TOO_MANY_REQUESTS:
+        decision.facts.setdefault("refused", "upstream")  # whoever refuses here has said so already
     decision.note("status", status)

@@ -3,7 +3,7 @@ and by the bytes and the number of requests that are here already.
 
 A *turn* is one round of the event loop: it takes what has arrived and runs each request up to its first wait. When more
 arrives than can be done, turns get long. So once turns have been long for 100 ms, each turn takes in new work for
-20 ms of CPU time, or 50 ms in all, and refuses the rest of what arrived in it: what is taken in fills the process, and
+10 ms of CPU time, or 25 ms in all, and refuses the rest of what arrived in it: what is taken in fills the process, and
 a refusal waits one turn at most. A burst into an idle process is no overload and passes. CPU time, because a neighbour
 that takes the processor away makes turns long as well, and refusing more would then only leave it idle.
 Source: the idea of a queue's standing delay, RFC 8289 (CoDel).
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 MAX_REQUESTS = 4096
 MAX_BODY_BYTES = 256 * 2**20
-LONG_TURN_CPU_S = 0.02
-LONG_TURN_S = 0.05
-"""What a refusal may take to arrive."""
+LONG_TURN_CPU_S = 0.01
+LONG_TURN_S = 0.025
+"""Half of what a refusal may take to arrive: what was taken in before has its share of a turn as well."""
 STANDING_S = 0.1
 BATCH_LAG_S = 0.1
 BATCH_LAG_FOR_S = 1.0
