@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
+import redis
 
 from support.platform import BOUND_S, MODEL, Platform, chat, eventually, platform
 from support.valkey import valkey
@@ -222,6 +223,22 @@ def test_while_the_state_store_is_gone_a_keyed_request_goes_through_and_says_so(
         else:
             own_state.bring_back()
         assert eventually(lambda: "idempotent-replayed" in sender.send().headers)
+
+
+def test_neither_the_key_nor_prompt_nor_answer_is_in_the_store(
+    stack: Platform, state_store: Valkey, prompt: str
+) -> None:
+    canary = "canary_7c21"
+    sender = Sender(stack, chat(f"{canary} {prompt}"), canary)
+    answer = sender.send()
+    content = answer.json()["choices"][0]["message"]["content"].encode()
+    with redis.Redis.from_url(state_store.url) as store:
+        names = list(store.scan_iter("v1:{idempotency}:*"))
+        records = [store.hgetall(name) for name in names if b":record:" in name]
+    kept = b"".join([*names, *(part for record in records for pair in record.items() for part in pair)])
+    assert any(b":record:" in name for name in names)
+    assert canary.encode() not in kept
+    assert content[:20] not in kept
 
 
 def test_an_answer_too_large_to_keep_is_never_made_again(state_store: Valkey, cache_store: Valkey, prompt: str) -> None:
