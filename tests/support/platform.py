@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _TLS = ssl.create_default_context()  # made once: nothing here speaks TLS, and each one costs a client 30 ms
 BOUND_S = 10
+NEVER_LATE_S = 60
+"""All parts share one process here, and a busy machine makes them late: only tests of overload want to be refused."""
 MODEL = "sim-small"
 ADMIN_KEY = "the-admin-key-of-the-tests"
 UPSTREAM_KEY = "sk-the-platforms-key-at-the-upstream"
@@ -146,6 +148,7 @@ def platform(
             "upstream_base_url": f"{simulator_url}/v1",
             "upstream_api_key": UPSTREAM_KEY,
             "hop_secret": SECRETS["inference_hop_secret"],
+            "max_lag_s": NEVER_LATE_S,
         } | (of_inference or {})
         inference_url = stack.enter_context(
             running(
@@ -166,6 +169,7 @@ def platform(
             "cache_url": cache_service_url,
             "admin_key": ADMIN_KEY,
             "default_model": MODEL,
+            "max_lag_s": NEVER_LATE_S,
             "cache_timeout_s": 0.5,  # a busy machine's hit is a hit; tests of a frozen cache wait half a second
         } | (of_gateway or {})
         app = gateway.app.create_app(gateway.settings.Settings(**gateway_settings))

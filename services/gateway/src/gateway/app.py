@@ -47,7 +47,11 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("gateway")
     health = Health()
-    shedder = Shedder(max_requests=settings.max_requests, max_body_bytes=settings.max_body_bytes_in_flight)
+    shedder = Shedder(
+        max_requests=settings.max_requests,
+        max_body_bytes=settings.max_body_bytes_in_flight,
+        max_lag_s=settings.max_lag_s,
+    )
     turnstile = Turnstile(settings.max_concurrency)
     turnstile.is_batch_shed = lambda: shedder.is_batch_shed
 

@@ -73,5 +73,7 @@ class Settings(ServiceSettings):
     max_requests: int = Field(default=4096, ge=16, le=1_000_000)
     """Open requests of one process, waiting ones and streams included."""
     max_body_bytes_in_flight: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+    max_lag_s: float = Field(default=0.25, ge=0.05, le=60)
+    """How late the event loop may be before new work is refused at the door."""
     memory_limit_bytes: int | None = Field(default=None, ge=64 * 1024 * 1024)
     """Of this process; unset: what its control group says, if it says anything."""

@@ -49,7 +49,7 @@ def create_app(
     in_flight = metrics.get_meter("inference", meter_provider=meter_provider).create_up_down_counter(
         "spillway.inference.in_flight", "{request}", "Requests that are being answered, streams included."
     )
-    shedder = Shedder()
+    shedder = Shedder(max_lag_s=settings.max_lag_s)
     set_on_retry_hooks([])  # retries are span events of ours; the default hook would log them a second time
 
     @contextlib.asynccontextmanager

@@ -24,3 +24,5 @@ class Settings(ServiceSettings):
     event_gap_timeout_s: float = Field(default=30, gt=0, le=3600)
     max_attempts: int = Field(default=3, ge=1, le=3)
     max_answer_bytes: int = Field(default=32 * 1024 * 1024, ge=1024)
+    max_lag_s: float = Field(default=0.25, ge=0.05, le=60)
+    """How late the event loop may be before new work is refused at the door."""

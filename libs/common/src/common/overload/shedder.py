@@ -2,10 +2,10 @@
 and by the bytes and the number of requests that are here already.
 
 A *turn* is one round of the event loop: it takes what has arrived and runs each request up to its first wait. When more
-arrives than can be done, turns get long. So once turns have been long for 100 ms, each turn takes in new work for
-10 ms of CPU time, or 25 ms in all, and refuses the rest of what arrived in it: what is taken in fills the process, and
-a refusal waits one turn at most. A burst into an idle process is no overload and passes. CPU time, because a neighbour
-that takes the processor away makes turns long as well, and refusing more would then only leave it idle.
+arrives than can be done, turns get long. So once turns have been long for a while, each turn takes in a bounded amount
+of new work and refuses the rest of what arrived in it: what is taken in fills the process, and a refusal waits one turn
+at most. A burst into an idle process is no overload and passes. Mostly CPU time counts, because a neighbour that takes
+the processor away makes turns long as well, and refusing more would then only leave it idle.
 Source: the idea of a queue's standing delay, RFC 8289 (CoDel).
 """
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 MAX_REQUESTS = 4096
 MAX_BODY_BYTES = 256 * 2**20
-LONG_TURN_CPU_S = 0.01
-LONG_TURN_S = 0.025
-"""Half of what a refusal may take to arrive: what was taken in before has its share of a turn as well."""
-STANDING_S = 0.1
-BATCH_LAG_S = 0.1
+MAX_LAG_S = 0.25
+LONG_TURN_CPU = 0.1
+"""Of the greatest lag: a turn is long that takes so much CPU time, 25 ms; a saturated closed loop of callers is not."""
+LONG_TURN = 0.4
+"""Likewise, of the clock: 100 ms."""
+BATCH_LAG = 0.4
 BATCH_LAG_FOR_S = 1.0
-ALL_LAG_S = 0.25
 BATCH_MEMORY = 0.85
 ALL_MEMORY = 0.92
 
@@ -38,12 +38,17 @@ class Shedder:
         *,
         max_requests: int = MAX_REQUESTS,
         max_body_bytes: int = MAX_BODY_BYTES,
+        max_lag_s: float = MAX_LAG_S,
         clock: Callable[[], float] = time.monotonic,
         cpu_clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`max_requests` are open at once, streams included; `max_body_bytes` is of all their bodies together."""
+        """`max_requests` are open at once, streams included; `max_body_bytes` is of all their bodies together.
+
+        `max_lag_s`: a loop that is so late takes in nothing new; turns that were long for so long are bounded.
+        """
         self._max_requests = max_requests
         self._max_body_bytes = max_body_bytes
+        self._max_lag_s = max_lag_s
         self._clock = clock
         self._cpu_clock = cpu_clock
         self.requests = 0
@@ -78,12 +83,15 @@ class Shedder:
         if self._turn_began is None:
             return False
         began, cpu_began = self._turn_began
-        return self._cpu_clock() - cpu_began >= LONG_TURN_CPU_S or self._clock() - began >= LONG_TURN_S
+        return (
+            self._cpu_clock() - cpu_began >= self._max_lag_s * LONG_TURN_CPU
+            or self._clock() - began >= self._max_lag_s * LONG_TURN
+        )
 
     def observe_lag(self, lag_s: float) -> None:
         """How late the loop ran what was due."""
         self._lag_s = lag_s
-        if lag_s < BATCH_LAG_S:
+        if lag_s < self._max_lag_s * BATCH_LAG:
             self._lagging_since = None
         elif self._lagging_since is None:
             self._lagging_since = self._clock()
@@ -116,9 +124,13 @@ class Shedder:
             return "bodies"
         if self._memory >= ALL_MEMORY:
             return "memory"
-        if self._lag_s >= ALL_LAG_S:
+        if self._lag_s >= self._max_lag_s:
             return "lag"
-        if self._long_since is not None and self._clock() - self._long_since >= STANDING_S and self._is_turn_long():
+        if (
+            self._long_since is not None
+            and self._clock() - self._long_since >= self._max_lag_s
+            and self._is_turn_long()
+        ):
             return "turn"
         if is_batch and self.is_batch_shed:
             return "memory" if self._memory >= BATCH_MEMORY else "lag"
