@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.chaos
 CALLERS = times(90, 500)
-TAKEN_OVER_WITHIN_S = 1.0
+TAKEN_OVER_WITHIN_S = 5.0 + 1.0
+"""The lease, should the leader die between two attendances, and a second. Mostly it is milliseconds."""
 DONE = b"data: [DONE]\n\n"
 
 
