@@ -25,7 +25,8 @@ def seq_of(stack: Platform) -> int:
 
 
 def embed(http: httpx2.Client, given: Any, **fields: Any) -> httpx2.Response:
-    return http.post("/v1/embeddings", json={"model": "sim-small", "input": given, "dimensions": 8, **fields})
+    body = {"model": "sim-small", "input": given, "dimensions": 8, **fields}
+    return http.post("/v1/embeddings", json=body, headers={"cache-control": "no-store"})
 
 
 def vectors(answer: httpx2.Response) -> list[list[float]]:
