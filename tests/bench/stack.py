@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from common.stores import connect, is_reachable
 from devstack.stores import STORES
 from gateway.key_store import put_key
-from gateway.keys import generate_key, record_for
+from gateway.keys import generate_key
+from gateway.records import record_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

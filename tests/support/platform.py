@@ -21,6 +21,7 @@ import gateway.settings
 import inference.app
 import inference.settings
 import simulator.app
+from common.http_guard import guarded
 from simulator.settings import SimulatorSettings
 from simulator.transport import SimulatorProtocol
 from support.server import running
@@ -170,10 +171,20 @@ def platform(
             "admin_key": ADMIN_KEY,
             "default_model": MODEL,
             "max_lag_s": NEVER_LATE_S,
+            "failed_logins_per_minute": 1_000_000,  # all that fails here comes from one address
+            "connections_per_address": 0,
             "cache_timeout_s": 0.5,  # a busy machine's hit is a hit; tests of a frozen cache wait half a second
         } | (of_gateway or {})
-        app = gateway.app.create_app(gateway.settings.Settings(**gateway_settings))
-        gateway_url = stack.enter_context(running(app))
+        settings = gateway.settings.Settings(**gateway_settings)
+        door = gateway.app.door_of(settings)
+        gateway_url = stack.enter_context(
+            running(
+                gateway.app.create_app(settings),
+                http=guarded(door),
+                proxy_headers=bool(door.trusted_proxies),
+                forwarded_allow_ips=list(door.trusted_proxies),
+            )
+        )
         alice, bob = (make_key(gateway_url, tenant) for tenant in ("alice", "bob"))
         yield Platform(
             gateway_url, inference_url, cache_service_url, simulator_url, alice, bob, gateway_settings, metrics

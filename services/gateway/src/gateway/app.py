@@ -8,28 +8,32 @@ from typing import TYPE_CHECKING
 from common import telemetry
 from common.health import Health
 from common.http_client import create_client
+from common.http_guard import Door
 from common.identity import HopSigner
 from common.overload.gate import watching
 from common.overload.memory import memory_gauge
 from common.overload.shedder import Shedder
 from common.server import draining
 from common.service import frame
-from common.settings import load, revealed
+from common.settings import BadSettingsError, load, revealed
 from common.stores import connect, is_reachable
 from gateway.admission.turnstile import Turnstile
 from gateway.authentication import Authenticator
 from gateway.caching import open_completions
 from gateway.catalogue import ModelCatalogue
 from gateway.dependencies import State
+from gateway.failed_logins import FailedLogins
 from gateway.governor import Governor
-from gateway.idempotency.keyed_requests import KeyedRequests
-from gateway.idempotency.records import Keeping, Records
+from gateway.idempotency.opening import open_keyed_requests
 from gateway.inference_client import InferenceClient
-from gateway.key_store import fetch_key
+from gateway.key_directory import KeyDirectory
+from gateway.key_reading import KeyReader
+from gateway.key_upkeep import KeyUpkeep
+from gateway.keys_file import BadKeysFileError, DeclaredKeys
 from gateway.limits.opening import open_limits
-from gateway.routes import admin, admin_cache, admin_usage, generate, openai
-from gateway.sealing import Sealer
+from gateway.routes import admin, admin_cache, admin_tenants, admin_usage, generate, openai
 from gateway.settings import Settings
+from gateway.store_breaker import StoreBreaker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 
-ADMIN = (admin.router, admin_cache.router, admin_usage.router)
+ADMIN = (admin.router, admin_tenants.router, admin_cache.router, admin_usage.router)
 
 
 def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
@@ -54,6 +58,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     )
     turnstile = Turnstile(settings.max_concurrency)
     turnstile.is_batch_shed = lambda: shedder.is_batch_shed
+    declared = _declared(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -61,7 +66,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             store: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(store.aclose)
             health.add_shared("state_store", lambda: is_reachable(store))
-            state = await _open(stack, settings, store, provider, health=health, turnstile=turnstile)
+            state = await _open(stack, settings, store, provider, health=health, turnstile=turnstile, declared=declared)
             await stack.enter_async_context(watching(shedder, memory_gauge(settings.memory_limit_bytes)))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
@@ -87,6 +92,7 @@ async def _open(  # noqa: PLR0913  # here the parts meet
     *,
     health: Health,
     turnstile: Turnstile,
+    declared: DeclaredKeys,
 ) -> State:
     signer = HopSigner(settings.inference_hop_secret.get_secret_value(), "inference")
     inference = InferenceClient(
@@ -101,28 +107,47 @@ async def _open(  # noqa: PLR0913  # here the parts meet
     limiter = await open_limits(
         stack, limits_url, replicas=settings.expected_replicas, catalogue=catalogue, health=health
     )
+    directory, authenticator = await _open_keys(stack, settings, store, declared)
     return State(
         settings=settings,
         store=store,
-        authenticator=Authenticator(
-            lambda kid: fetch_key(store, kid), revealed(settings.key_pepper, settings.key_pepper_previous)
-        ),
+        authenticator=authenticator,
+        directory=directory,
+        declared=declared,
+        failed_logins=authenticator.failed_logins,
         inference=inference,
         completions=await open_completions(stack, settings, inference, provider, revision=lambda: catalogue.revision),
-        governor=Governor(await _keyed_requests(stack, settings, store), limiter),
+        governor=Governor(await open_keyed_requests(stack, settings, store), limiter),
         ledger=limiter.ledger,
     )
 
 
-async def _keyed_requests(stack: contextlib.AsyncExitStack, settings: Settings, store: Redis) -> KeyedRequests:
-    sealer = Sealer(*revealed(settings.seal_secret, settings.seal_secret_previous))
-    keeping = Keeping(
-        lease_s=settings.idempotency_lease_s,
-        keep_s=settings.idempotency_keep_s,
-        max_answer_bytes=settings.idempotency_max_answer_bytes,
-        tenant_bytes=settings.idempotency_tenant_bytes,
-        total_bytes=settings.idempotency_total_bytes,
+async def _open_keys(
+    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, declared: DeclaredKeys
+) -> tuple[KeyDirectory, Authenticator]:
+    breaker = StoreBreaker(lambda: is_reachable(store))
+    stack.push_async_callback(breaker.close)
+    reader = KeyReader(store, declared)
+    directory = KeyDirectory(reader.one, breaker)
+    upkeep = KeyUpkeep(store, directory, breaker, reader.many)
+    await stack.enter_async_context(upkeep.working())
+    await stack.enter_async_context(declared.watched(directory.forget_all))
+    peppers = revealed(settings.key_pepper, settings.key_pepper_previous)
+    failed_logins = FailedLogins(settings.failed_logins_per_minute)
+    return directory, Authenticator(directory, failed_logins, peppers, note_used=upkeep.note_used)
+
+
+def _declared(settings: Settings) -> DeclaredKeys:
+    try:
+        return DeclaredKeys(settings.keys_file)
+    except BadKeysFileError as error:
+        raise BadSettingsError(f"GATEWAY_KEYS_FILE: {error}") from None
+
+
+def door_of(settings: Settings) -> Door:
+    return Door(
+        is_edge=True,
+        trusted_proxies=settings.trusted_proxies,
+        connections_per_address=settings.connections_per_address,
+        body_timeout_s=settings.body_timeout_s + 5,  # the application's own limit comes first: it says more
     )
-    keyed_requests = KeyedRequests(Records(store, sealer, keeping), secret=settings.seal_secret.get_secret_value())
-    await stack.enter_async_context(keyed_requests.closing())
-    return keyed_requests

@@ -25,14 +25,20 @@ from common.errors import (
     UnsupportedMediaType,
 )
 from common.identity import HopIdentity, Priority
+from common.settings import revealed
+from gateway.audit import Actor
 from gateway.authentication import Authenticator, Caller, bearer
 from gateway.call import Call, Timings
 from gateway.completions import Completions
 from gateway.decision import Decision
+from gateway.failed_logins import FailedLogins
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
+from gateway.key_directory import KeyDirectory
 from gateway.keys import ApiKey
+from gateway.keys_file import DeclaredKeys
 from gateway.limits.ledger import Ledger
+from gateway.requests import refuse_denied
 from gateway.settings import Settings
 from gateway.strict_json import parse_object, render
 
@@ -46,6 +52,9 @@ class State(TypedDict):
     settings: Settings
     store: Redis
     authenticator: Authenticator
+    directory: KeyDirectory
+    declared: DeclaredKeys
+    failed_logins: FailedLogins
     inference: InferenceClient
     completions: Completions
     governor: Governor
@@ -62,7 +71,9 @@ async def authenticated(request: Request) -> Caller:
     scope_state = request.scope["state"]
     timings = scope_state["timings"] = Timings()
     scope_state["decision"] = Decision(scope_state["headers"])
-    caller = await state_of(request)["authenticator"].authenticate(request.headers.get("authorization"))
+    caller = await state_of(request)["authenticator"].authenticate(
+        request.headers.get("authorization"), address_of(request)
+    )
     timings.record("auth", started)
     span = trace.get_current_span()
     if span.is_recording():
@@ -75,20 +86,32 @@ async def authenticated(request: Request) -> Caller:
 AuthenticatedCaller = Annotated[Caller, Depends(authenticated)]
 
 
-async def administrator(request: Request) -> None:
-    """Refuse everybody but the holder of the admin key; an API key is told that it is the wrong class of key."""
-    admin_key = state_of(request)["settings"].admin_key
+def address_of(request: Request) -> str | None:
+    """Where the client is; behind a trusted proxy, where that says it is."""
+    return request.client.host if request.client else None
+
+
+async def administrator(request: Request) -> Actor:
+    """Refuse everybody but the holder of an admin key; an API key is told that it is the wrong class of key."""
+    settings = state_of(request)["settings"]
     text = bearer(request.headers.get("authorization"))
-    if admin_key is not None and hmac.compare_digest(text.encode(), admin_key.get_secret_value().encode()):
-        return
+    for admin_key in revealed(settings.admin_key, settings.admin_key_previous):
+        if hmac.compare_digest(text.encode(), admin_key.encode()):
+            return Actor.of(admin_key, request.scope["state"]["request_id"])
+    failed_logins = state_of(request)["failed_logins"]
+    failed_logins.check(address_of(request))
     if ApiKey.parse(text) is not None:
         raise PermissionDenied("An API key cannot administer the platform.")
+    failed_logins.note(address_of(request))
     raise Unauthenticated("The admin key is missing or not valid.")
+
+
+Administrator = Annotated[Actor, Depends(administrator)]
 
 
 async def acceptable_content(request: Request) -> None:  # async: FastAPI runs a plain function in a thread
     """Refuse what need not be read: wrong type, encoded, or announced as too large."""
-    if request.method not in ("POST", "PATCH"):
+    if request.method not in ("POST", "PATCH", "PUT"):
         return
     headers = request.headers
     if headers.get("content-type", "").partition(";")[0].strip().lower() != wire.JSON:
@@ -120,6 +143,15 @@ async def read_body(request: Request) -> dict[str, Any]:
 
 
 JsonBody = Annotated[dict[str, Any], Depends(read_body)]
+
+
+async def judged_body(request: Request, body: JsonBody) -> dict[str, Any]:  # async: as above
+    """The body of a request to a model, without a field that no client may set."""
+    refuse_denied(body, state_of(request)["settings"].denied_fields)
+    return body
+
+
+ModelBody = Annotated[dict[str, Any], Depends(judged_body)]
 
 
 def _too_large(settings: Settings) -> PayloadTooLarge:
@@ -163,7 +195,9 @@ class CallFactory:
 
     def deadline(self, *, is_stream: bool = False) -> Deadline:
         settings = state_of(self.request)["settings"]
-        return Deadline.after(_patience_s(self.request.headers, settings, is_stream=is_stream))
+        patience_s = _patience_s(self.request.headers, settings, is_stream=is_stream)
+        # The caller waits since the request arrived, not since its body was read.
+        return Deadline(self.request.scope["state"]["arrived_at"] + patience_s)
 
 
 async def call_factory(request: Request, caller: AuthenticatedCaller) -> CallFactory:  # async: as above

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
-from pydantic_settings import SettingsConfigDict
+import ipaddress
+from pathlib import Path
+from typing import Annotated
 
-from common.settings import Secret, ServiceSettings
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from common.settings import HopSecret, Secret, ServiceSettings
+from gateway.requests import DENIED_FIELDS
 
 
 class Settings(ServiceSettings):
@@ -27,12 +32,23 @@ class Settings(ServiceSettings):
     key_pepper_previous: Secret | None = None
     admin_key: Secret | None = None
     """Opens `/admin`; without it `/admin` does not exist. It is no API key: it cannot call a model."""
+    admin_key_previous: Secret | None = None
+    keys_file: Path | None = None
+    """Keys and tenants that are declared: YAML or JSON, digests only."""
+    failed_logins_per_minute: int = Field(default=20, ge=1, le=1_000_000)
+    """Of one network (/24, or /56 of IPv6); then 429, without asking the store."""
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    """Addresses or networks of the edge, separated by commas: their `X-Forwarded-For` names the client."""
+    connections_per_address: int = Field(default=100, ge=0, le=1_000_000)
+    """Open at the same time, those of trusted proxies not counted; 0: no cap."""
+    denied_fields: Annotated[tuple[str, ...], NoDecode] = DENIED_FIELDS
+    """Top-level fields of a request that a client may not set, separated by commas."""
     seal_secret: Secret
     """Cached answers are fingerprinted and sealed under keys derived from it."""
     seal_secret_previous: Secret | None = None
     """Still opens what it sealed; fingerprints are made with the one in use."""
-    cache_hop_secret: Secret
-    inference_hop_secret: Secret
+    cache_hop_secret: HopSecret
+    inference_hop_secret: HopSecret
 
     default_model: str | None = Field(default=None, min_length=1, max_length=256)
     """The model of a `/generate` that names none; without it such a request is refused."""
@@ -77,3 +93,15 @@ class Settings(ServiceSettings):
     """How late the event loop may be before new work is refused at the door."""
     memory_limit_bytes: int | None = Field(default=None, ge=64 * 1024 * 1024)
     """Of this process; unset: what its control group says, if it says anything."""
+
+    @field_validator("trusted_proxies", "denied_fields", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in value:
+            ipaddress.ip_network(proxy, strict=False)
+        return value

@@ -13,10 +13,13 @@ from common.identity import HopIdentity
 from gateway.dependencies import JsonBody, acceptable_content, administrator, state_of
 from gateway.fingerprint import model_digits
 from gateway.requests import CachePurge, check
-from gateway.routes.describe import json_body
+from gateway.routes.describe import ERRORS, json_body
 
 router = APIRouter(
-    prefix="/admin/cache", tags=["admin"], dependencies=[Depends(acceptable_content), Depends(administrator)]
+    prefix="/admin/cache",
+    tags=["admin"],
+    dependencies=[Depends(acceptable_content), Depends(administrator)],
+    responses=ERRORS,
 )
 TIMEOUT_S = 10
 """A purge takes up to 5 s a call; statistics read a key of each tenant."""

@@ -12,8 +12,9 @@ from common.errors import InvalidRequest
 from gateway.dependencies import administrator, state_of
 from gateway.limits.errors import LimitsStoreAwayError, UsageUnavailable
 from gateway.limits.ledger import MEASURES, UsageRow
+from gateway.routes.describe import ERRORS
 
-router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(administrator)])
+router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(administrator)], responses=ERRORS)
 MOST_DAYS = 92
 Day = Annotated[dt.date | None, Query(description="A UTC day, YYYY-MM-DD.")]
 Name = Annotated[str | None, Query(min_length=1, max_length=256)]

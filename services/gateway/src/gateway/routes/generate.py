@@ -11,11 +11,13 @@ from starlette.responses import Response
 from common.errors import InvalidRequest, UpstreamFailed
 from gateway.answer import Answer
 from gateway.call import CHAT, Call
-from gateway.dependencies import Calls, JsonBody, acceptable_content, authenticated, state_of
+from gateway.dependencies import Calls, ModelBody, acceptable_content, authenticated, state_of
 from gateway.requests import ChatCompletionRequest, GenerateRequest, GenerateResponse, check
-from gateway.routes.describe import json_body
+from gateway.routes.describe import ERRORS, json_body
 
-router = APIRouter(tags=["generate"], dependencies=[Depends(acceptable_content), Depends(authenticated)])
+router = APIRouter(
+    tags=["generate"], dependencies=[Depends(acceptable_content), Depends(authenticated)], responses=ERRORS
+)
 _OK = 200
 
 
@@ -25,7 +27,7 @@ _OK = 200
     openapi_extra=json_body(GenerateRequest),
     responses={200: {"model": GenerateResponse}},
 )
-async def generate(request: Request, calls: Calls, body: JsonBody) -> Response:
+async def generate(request: Request, calls: Calls, body: ModelBody) -> Response:
     asked = check(body, GenerateRequest)
     state = state_of(request)
     model = asked.model or state["settings"].default_model

@@ -12,22 +12,24 @@ from starlette.responses import Response
 from common.errors import UpstreamFailed
 from gateway.answer import OK, Answer
 from gateway.call import CHAT, EMBEDDINGS, Call, ModelsCall
-from gateway.dependencies import Calls, JsonBody, acceptable_content, authenticated, state_of
+from gateway.dependencies import Calls, ModelBody, acceptable_content, authenticated, state_of
 from gateway.requests import ChatCompletionRequest, EmbeddingsRequest, check
-from gateway.routes.describe import json_body
+from gateway.routes.describe import ERRORS, json_body
 
-router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(acceptable_content), Depends(authenticated)])
+router = APIRouter(
+    prefix="/v1", tags=["openai"], dependencies=[Depends(acceptable_content), Depends(authenticated)], responses=ERRORS
+)
 
 
 @router.post("/chat/completions", summary="Create a chat completion", openapi_extra=json_body(ChatCompletionRequest))
-async def create_chat_completion(request: Request, calls: Calls, body: JsonBody) -> Response:
+async def create_chat_completion(request: Request, calls: Calls, body: ModelBody) -> Response:
     chat = check(body, ChatCompletionRequest)
     call = calls(CHAT, body, is_stream=bool(chat.stream), choices=chat.n or 1)
     return await _serve(request, call)
 
 
 @router.post("/embeddings", summary="Create embeddings", openapi_extra=json_body(EmbeddingsRequest))
-async def create_embeddings(request: Request, calls: Calls, body: JsonBody) -> Response:
+async def create_embeddings(request: Request, calls: Calls, body: ModelBody) -> Response:
     check(body, EmbeddingsRequest)
     return await _serve(request, calls(EMBEDDINGS, body))
 
