@@ -8,6 +8,10 @@ export PYTHONDONTWRITEBYTECODE := ""
 bin := justfile_directory() / ".venv/bin"
 python := bin / "python"
 
+# Talk to the stack of this checkout unless the shell names another.
+local_env := env("SPILLWAY_LOCAL_DIR", ".local") / "dev.env"
+local_stack := "[ -n \"${SPILLWAY_ADMIN_KEY:-}\" ] || [ ! -r '" + local_env + "' ] || . '" + absolute_path(local_env) + "'"
+
 [private]
 default:
     @'{{ just_executable() }}' --justfile '{{ justfile() }}' --list --unsorted
@@ -58,6 +62,24 @@ default:
 [no-exit-message]
 @cache *args: setup
     '{{ python }}' -m devstack cache "$@"
+
+# API keys: create, list, show, change, rotate, disable, enable, delete, hash
+[group('admin')]
+[no-exit-message]
+@keys *args: setup
+    {{ local_stack }}; exec '{{ python }}' -m gateway.cli keys "$@"
+
+# Tenants: list, show, set, delete
+[group('admin')]
+[no-exit-message]
+@tenants *args: setup
+    {{ local_stack }}; exec '{{ python }}' -m gateway.cli tenants "$@"
+
+# Who changed which key or tenant: list
+[group('admin')]
+[no-exit-message]
+@audit *args: setup
+    {{ local_stack }}; exec '{{ python }}' -m gateway.cli audit "$@"
 
 # Everything CI runs: check, then every test
 [group('quality')]

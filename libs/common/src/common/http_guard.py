@@ -222,10 +222,9 @@ class HttpGuard(HttpToolsProtocol):
             self._refuse(refusal(400, "bad_host", "The request's target and its Host header differ."))
         if len(self._framing) > 1 or (self._framing and self._framing[0] not in (b"", b"chunked")):
             self._refuse(refusal(400, "bad_request", "The length of the request's body is ambiguous."))
-        if self.parser.should_upgrade() and self._get_upgrade() == b"websocket":
-            self._refuse(
-                refusal(426, "upgrade_refused", "WebSockets are not served.", further=b"upgrade: HTTP/1.1\r\n")
-            )
+        if self.parser.should_upgrade() and (self._framing or self._get_upgrade() == b"websocket"):
+            # Any other upgrade is ignored; but then the parser reads no body, so who sends one is told.
+            self._refuse(refusal(426, "upgrade_refused", "Nothing is upgraded.", further=b"upgrade: HTTP/1.1\r\n"))
 
     def _refuse(self, answer: bytes) -> None:
         self._refusal = answer
