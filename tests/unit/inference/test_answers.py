@@ -8,14 +8,16 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from pydantic import SecretStr
 
 from common import sse
 from common.deadline import Deadline
 from common.errors import ServiceError
-from inference.answers import Answers, AnswerStream, Question
-from inference.settings import Settings
-from inference.upstream import Upstream
+from inference.answers import Answers, AnswerStream
+from inference.catalogue import TargetSpec
+from inference.questions import Question
+from inference.router import Router
+from inference.served_models import Workshop
+from inference.targets import Policy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -36,15 +38,10 @@ class Model:
         self.exporter = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        settings = Settings(
-            upstream_base_url="http://model/v1",
-            upstream_api_key=SecretStr("sk-ours"),
-            hop_secret=SecretStr("0123456789abcdef0123456789abcdef"),
-            max_answer_bytes=max_answer_bytes,
-        )
         client = httpx2.AsyncClient(transport=httpx2.MockTransport(self._answer))
-        upstream = Upstream(base_url="http://model/v1", api_key="sk-ours", client=client, connect_timeout_s=3)
-        self.answers = Answers(upstream, settings, provider.get_tracer("inference"))
+        policy = Policy(max_answer_bytes=max_answer_bytes)
+        served = Workshop(client, policy).open_door(TargetSpec(name="here", base_url="http://model/v1"), "sk-ours")
+        self.answers = Answers(Router(served, policy, max_attempts=3), provider.get_tracer("inference"))
 
     def _answer(self, _: httpx2.Request) -> httpx2.Response:
         return self.responses.pop(0)()
@@ -55,8 +52,8 @@ class Model:
 
 
 def question(choices: int = 1) -> Question:
-    payload = json.dumps({"messages": [{"role": "user", "content": PROMPT}]}).encode()
-    return Question("chat", "/chat/completions", "sim-small", payload, "req_1", Deadline.after(10), choices)
+    body = {"model": "sim-small", "messages": [{"role": "user", "content": PROMPT}]}
+    return Question("chat", "/chat/completions", "sim-small", body, "req_1", Deadline.after(10), choices)
 
 
 def says(status: int, content: bytes, headers: dict[str, str] | None = None) -> Callable[[], httpx2.Response]:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import httpx2
+import orjson
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
@@ -16,7 +17,6 @@ from common import sse, wire
 from common.errors import DeadlineExceeded, ServiceError
 from common.event_stream import relay_chat, watched
 from inference.errors import AttemptFailedError
-from inference.retries import with_retries
 from inference.upstream import error_in_answer, malformed, reported_error, transport_failure
 
 if TYPE_CHECKING:
@@ -25,24 +25,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
     from common.deadline import Deadline
-    from inference.settings import Settings
-    from inference.upstream import Upstream
-
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked of the upstream, and for how long."""
-
-    operation: str
-    """`chat`, `embeddings` or `models`: GenAI's `gen_ai.operation.name`."""
-    path: str
-    model: str
-    payload: bytes | None
-    request_id: str
-    deadline: Deadline
-    choices: int = 1
+    from inference.questions import Question
+    from inference.router import Router
+    from inference.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +46,23 @@ class AnswerStream:
 
 
 class Answers:
-    def __init__(self, upstream: Upstream, settings: Settings, tracer: Tracer) -> None:
-        self._upstream = upstream
-        self._settings = settings
+    def __init__(self, router: Router, tracer: Tracer) -> None:
+        self._router = router
         self._tracer = tracer
 
     async def whole(self, question: Question) -> WholeAnswer:
         """Raises `ServiceError`."""
 
-        async def attempt(number: int) -> WholeAnswer:
-            with self._attempt_span(question, number):
-                response = await self._open(question, question.deadline.budget_s())
-                body = await self._read(response)
+        async def attempt(target: Target, number: int) -> WholeAnswer:
+            with self._attempt_span(question, target, number):
+                response = await self._open(question, target, question.deadline.budget_s(target.total_timeout_s))
+                body = await self._read(response, target)
                 if (failure := error_in_answer(body)) is not None:
                     raise failure
                 return WholeAnswer(body, number)
 
         with self._operation(question, is_stream=False) as span:
-            answer = await self._retried(attempt, question)
+            answer = await self._router.run(question, attempt)
         _finish(span, None, answer.attempts)
         return answer
 
@@ -86,14 +70,16 @@ class Answers:
         """Return once the first event is there: until then a failure is a status, and may be retried."""
         started = time.perf_counter()
 
-        async def attempt(number: int) -> tuple[int, httpx2.Response, AsyncIterator[bytes], sse.ChatStream, bytes]:
-            with self._attempt_span(question, number):
-                cap_s = question.deadline.budget_s(self._settings.first_event_timeout_s)
+        async def attempt(
+            target: Target, number: int
+        ) -> tuple[Target, int, httpx2.Response, AsyncIterator[bytes], sse.ChatStream, bytes]:
+            with self._attempt_span(question, target, number):
+                cap_s = question.deadline.budget_s(target.first_event_timeout_s)
                 try:
                     async with asyncio.timeout(cap_s):
-                        response = await self._open(question, cap_s)
+                        response = await self._open(question, target, cap_s)
                         try:
-                            return (number, response, *await self._first_event(response, question))
+                            return (target, number, response, *await self._first_event(response, question, target))
                         except BaseException:
                             await response.aclose()
                             raise
@@ -101,33 +87,31 @@ class Answers:
                     raise transport_failure(error) from error
 
         with self._operation(question, is_stream=True) as span:
-            number, response, chunks, watch, first = await self._retried(attempt, question)
+            target, number, response, chunks, watch, first = await self._router.run(question, attempt)
         span.set_attribute("gen_ai.response.time_to_first_chunk", time.perf_counter() - started)
 
         async def close(error: ServiceError | None) -> None:
             await response.aclose()
+            question.route.end(error)
             _finish(span, error, number)
 
-        return AnswerStream(self._events(first, chunks, watch, question.deadline), number, close)
+        return AnswerStream(self._events(first, chunks, watch, target, question.deadline), number, close)
 
-    async def _retried(self, attempt: Callable[[int], Awaitable[_T]], question: Question) -> _T:
-        return await with_retries(attempt, deadline=question.deadline, max_attempts=self._settings.max_attempts)
-
-    async def _open(self, question: Question, read_timeout_s: float) -> httpx2.Response:
-        return await self._upstream.open(
-            "POST" if question.payload is not None else "GET",
+    async def _open(self, question: Question, target: Target, read_timeout_s: float) -> httpx2.Response:
+        return await target.upstream.open(
+            "POST" if question.body else "GET",
             question.path,
-            content=question.payload,
+            content=orjson.dumps(target.rewritten(question.body)) if question.body else None,
             request_id=question.request_id,
             read_timeout_s=read_timeout_s,
         )
 
-    async def _read(self, response: httpx2.Response) -> bytes:
+    async def _read(self, response: httpx2.Response, target: Target) -> bytes:
         body = bytearray()
         try:
             async for chunk in response.aiter_raw():
                 body += chunk
-                if len(body) > self._settings.max_answer_bytes:
+                if len(body) > target.max_answer_bytes:
                     raise malformed()
         except httpx2.HTTPError as error:
             raise transport_failure(error) from error
@@ -136,10 +120,10 @@ class Answers:
         return bytes(body)
 
     async def _first_event(
-        self, response: httpx2.Response, question: Question
+        self, response: httpx2.Response, question: Question, target: Target
     ) -> tuple[AsyncIterator[bytes], sse.ChatStream, bytes]:
         if not response.headers.get("content-type", "").startswith(wire.EVENT_STREAM):
-            raise error_in_answer(await self._read(response)) or malformed()
+            raise error_in_answer(await self._read(response, target)) or malformed()
         watch = sse.ChatStream(question.choices)
         chunks = response.aiter_raw()
         first = b""
@@ -159,10 +143,10 @@ class Answers:
         raise malformed()  # it ended before it began
 
     async def _events(
-        self, first: bytes, chunks: AsyncIterator[bytes], watch: sse.ChatStream, deadline: Deadline
+        self, first: bytes, chunks: AsyncIterator[bytes], watch: sse.ChatStream, target: Target, deadline: Deadline
     ) -> AsyncIterator[bytes]:
         yield first
-        silence_bounded = watched(chunks, gap_s=self._settings.event_gap_timeout_s, deadline=deadline)
+        silence_bounded = watched(chunks, gap_s=target.event_gap_timeout_s, deadline=deadline)
         async for events in relay_chat(silence_bounded, watch):
             yield events
             if deadline.remaining_s() <= 0:
@@ -191,12 +175,16 @@ class Answers:
                 span.end()
                 raise
 
-    def _attempt_span(self, question: Question, number: int) -> _AttemptSpan:
+    def _attempt_span(self, question: Question, target: Target, number: int) -> _AttemptSpan:
         return _AttemptSpan(
             self._tracer.start_span(
                 "attempt",
                 kind=SpanKind.CLIENT,
-                attributes={"spillway.attempt.number": number, "gen_ai.request.model": question.model},
+                attributes={
+                    "spillway.attempt.number": number,
+                    "spillway.target": target.name,
+                    "gen_ai.request.model": question.model,
+                },
             )
         )
 

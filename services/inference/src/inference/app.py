@@ -16,10 +16,14 @@ from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
 from inference.answers import Answers
+from inference.catalogue import TargetSpec, Timeouts
 from inference.dependencies import State
-from inference.routes import openai
+from inference.live_catalogue import LiveCatalogue
+from inference.router import Router
+from inference.routes import catalogue, openai
+from inference.served_models import ServedModels, Workshop
 from inference.settings import Settings
-from inference.upstream import Upstream
+from inference.targets import Policy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,17 +42,49 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
-            upstream = Upstream(
-                base_url=settings.upstream_base_url,
-                api_key=settings.upstream_api_key.get_secret_value(),
-                client=await stack.enter_async_context(create_client()),
-                connect_timeout_s=settings.connect_timeout_s,
-            )
+            router = await _routing(stack, settings)
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield State(
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "inference"),
-                answers=Answers(upstream, settings, trace.get_tracer("inference", tracer_provider=provider)),
+                router=router,
+                answers=Answers(router, trace.get_tracer("inference", tracer_provider=provider)),
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    return frame("inference", lifespan=lifespan, health=health, routers=[openai.router], tracer_provider=provider)
+    routers = [openai.router, catalogue.router]
+    return frame("inference", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider)
+
+
+async def _routing(stack: contextlib.AsyncExitStack, settings: Settings) -> Router:
+    policy = Policy(
+        retry_budget=settings.retry_budget,
+        throttle_ratio=settings.throttle_ratio,
+        min_concurrency=settings.min_concurrency,
+        max_answer_bytes=settings.max_answer_bytes,
+    )
+    workshop = Workshop(await stack.enter_async_context(create_client()), policy)
+    if settings.models_file is None:
+        return Router(_open_door(workshop, settings), policy, max_attempts=settings.max_attempts)
+    live = LiveCatalogue(settings.models_file, settings.named_secrets(), poll_s=settings.models_poll_s)
+    router = Router(workshop.serve(live.current, live.secrets), policy, max_attempts=settings.max_attempts)
+
+    def replace() -> None:
+        router.served = workshop.serve(live.current, live.secrets, router.served)
+
+    await stack.enter_async_context(live.watching(lambda _: replace()))
+    return router
+
+
+def _open_door(workshop: Workshop, settings: Settings) -> ServedModels:
+    key = settings.upstream_api_key
+    spec = TargetSpec(
+        name="upstream",
+        base_url=settings.upstream_base_url or "",
+        max_concurrency=10_000,
+        timeouts=Timeouts(
+            connect_s=settings.connect_timeout_s,
+            first_event_s=settings.first_event_timeout_s,
+            gap_s=settings.event_gap_timeout_s,
+        ),
+    )
+    return workshop.open_door(spec, key.get_secret_value() if key is not None else "")

@@ -11,13 +11,16 @@ from common import wire
 from common.deadline import Deadline, positive_number
 from common.errors import InvalidRequest
 from common.identity import HopIdentity, HopVerifier
-from inference.answers import Answers, Question
+from inference.answers import Answers
+from inference.questions import MOST_ATTEMPTS, Question, Route
+from inference.router import Router
 
 DEFAULT_TIMEOUT_MS = "120000"
 
 
 class State(TypedDict):
     verifier: HopVerifier
+    router: Router
     answers: Answers
 
 
@@ -27,36 +30,58 @@ def state_of(request: Request) -> State:
 
 async def platform_call(request: Request) -> HopIdentity:
     """Refuse callers who are not the platform."""
-    return state_of(request)["verifier"].verify(request.headers.get("authorization"))
+    identity = state_of(request)["verifier"].verify(request.headers.get("authorization"))
+    request.scope["state"]["identity"] = identity
+    return identity
 
 
-async def asked(request: Request) -> tuple[bytes, dict[str, Any]]:
-    """The body as bytes, which go on, and as an object, of which a few fields are read."""
-    payload = await request.body()
+async def asked(request: Request) -> dict[str, Any]:
+    """The body, of which a few fields are read; the others go on as they are."""
     try:
-        body = orjson.loads(payload)
+        body = orjson.loads(await request.body())
     except orjson.JSONDecodeError:
         body = None
     if not isinstance(body, dict) or not isinstance(body.get("model"), str):
         raise InvalidRequest("The request body is not a JSON object with a model.", param="model")
-    return payload, body
+    return body
 
 
-Asked = Annotated[tuple[bytes, dict[str, Any]], Depends(asked)]
+Asked = Annotated[dict[str, Any], Depends(asked)]
 
 
-def question(request: Request, operation: str, path: str, asked: tuple[bytes, dict[str, Any]] | None) -> Question:
-    payload, body = asked or (None, {})
+def question(request: Request, operation: str, path: str, body: dict[str, Any] | None) -> Question:
+    """Its route ends with the answer, whatever ends that."""
+    body = body or {}
     choices = body.get("n")
+    state = request.scope["state"]
+    route = Route()
+    state["ending"].callback(route.end)
     return Question(
         operation=operation,
         path=path,
         model=body.get("model", ""),
-        payload=payload,
-        request_id=request.scope["state"]["request_id"],
+        body=body,
+        request_id=state["request_id"],
         deadline=_deadline_of(request),
         choices=choices if isinstance(choices, int) and choices > 0 else 1,
+        identity=state["identity"],
+        max_attempts=_max_attempts_of(request),
+        route=route,
     )
+
+
+def note_route(request: Request, question: Question) -> None:
+    """Say in headers of the answer who gave it."""
+    route = question.route
+    if route.model is not None and route.target is not None:
+        request.scope["state"]["headers"] |= {wire.MODEL: route.model, wire.TARGET: route.target}
+        request.scope["state"]["log"] |= {"model": route.model, "target": route.target}
+
+
+def _max_attempts_of(request: Request) -> int:
+    """What the caller allows; the catalogue's bound when it says nothing, or nonsense."""
+    given = request.headers.get(wire.MAX_ATTEMPTS, "")
+    return max(1, int(given)) if given.isdecimal() and len(given) == 1 else MOST_ATTEMPTS
 
 
 def _deadline_of(request: Request) -> Deadline:
