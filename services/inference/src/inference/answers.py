@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from common.errors import ServiceError
     from inference.batching import Batcher
     from inference.metering import AttemptUse
-    from inference.only_target import Router, Target
     from inference.questions import Question
+    from inference.router import Router
+    from inference.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ class Answers:
 
         async def close(error: ServiceError | None) -> None:
             await opened.response.aclose()
+            question.route.end(error)
             opened.meter()
             self._describe(span, question, opened.use, spans.Told.of_stream(opened.watch))
             spans.finish(span, error, opened.number)
@@ -159,7 +161,7 @@ class Answers:
         return await target.upstream.open(
             "POST" if body else "GET",
             question.path,
-            content=orjson.dumps(body) if body else None,
+            content=orjson.dumps(target.rewritten(body)) if body else None,
             request_id=question.request_id,
             read_timeout_s=read_timeout_s,
         )
