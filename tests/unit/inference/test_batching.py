@@ -262,7 +262,8 @@ def test_whoever_comes_leaves_and_fails_each_gets_what_it_would_get_alone(draw: 
         tasks = []
         for place, (items, _, pause) in enumerate(requests):
             named = [f"{place}:{item}" for item in items]
-            tasks.append(ask(batcher, model, *named, batching=Batching.model_construct(max_items=max_items, max_wait_ms=0)))
+            batching = Batching.model_construct(max_items=max_items, max_wait_ms=0)
+            tasks.append(ask(batcher, model, *named, batching=batching))
             await turns(pause)
         for task, (_, leaves, _) in zip(tasks, requests, strict=True):
             if leaves:
