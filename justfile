@@ -47,6 +47,12 @@ default:
 @run *service: setup
     exec '{{ python }}' -m devstack run "$@"
 
+# Look after jobs: list, show, cancel, retry, purge (dead letters)
+[group('stack')]
+[no-exit-message]
+@jobs *args: setup
+    '{{ python }}' -m devstack jobs "$@"
+
 # Print the trace of the last request, or of the one with this id, as a tree
 [group('stack')]
 [no-exit-message]
@@ -99,7 +105,8 @@ openapi: setup
 bench *args: setup
     '{{ python }}' tests/bench "$@"
 
-# Cause every failure of the table in docs/architecture.md
+# Cause every failure of the table in docs/architecture.md, or those of one part: `chaos jobs` (CHAOS_S, CHAOS_SEED)
 [group('measure')]
 chaos *args: setup
-    '{{ bin }}/pytest' -m chaos "$@"
+    [ "${1:-}" != jobs ] || { shift; set -- tests/chaos/test_jobs.py -s "$@"; }; \
+    CHAOS_S="${CHAOS_S:-60}" '{{ bin }}/pytest' -m chaos "$@"

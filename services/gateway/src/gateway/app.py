@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -10,7 +11,7 @@ import httpx2
 from common import telemetry
 from common.health import Health
 from common.http_client import create_client
-from common.identity import HopSigner
+from common.identity import HopSigner, HopVerifier
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
@@ -21,8 +22,10 @@ from gateway.completions import Completions
 from gateway.dependencies import State
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
+from gateway.jobs_client import JobsClient
 from gateway.key_store import fetch_key
-from gateway.routes import admin, generate, openai
+from gateway.replays import ReplayAuthenticator, is_workers
+from gateway.routes import admin, generate, jobs, openai
 from gateway.sealing import Sealer
 from gateway.settings import Settings
 
@@ -39,6 +42,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("gateway")
     health = Health()
+    workers = _verifier_of_workers(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -47,12 +51,39 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             stack.push_async_callback(store.aclose)
             health.add_shared("state_store", lambda: is_reachable(store))
             state = await _open(stack, settings, store, provider)
+            state["jobs"] = await _open_jobs(stack, settings, provider)
+            if workers is not None:
+                state["replays"] = ReplayAuthenticator(workers, lambda kid: fetch_key(store, kid))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
     routers = [generate.router, openai.router, *([admin.router] if settings.admin_key is not None else [])]
-    return frame("gateway", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, edge=True)
+    if settings.jobs_hop_secret is not None:
+        routers += [jobs.router, *([jobs.admin_router] if settings.admin_key is not None else [])]
+    return frame(
+        "gateway",
+        lifespan=lifespan,
+        health=health,
+        routers=routers,
+        tracer_provider=provider,
+        edge=True,
+        is_ours=None if workers is None else functools.partial(is_workers, workers),
+    )
+
+
+def _verifier_of_workers(settings: Settings) -> HopVerifier | None:
+    secrets = revealed(settings.hop_secret, settings.hop_secret_previous)
+    return HopVerifier(secrets, "gateway") if secrets else None
+
+
+async def _open_jobs(
+    stack: contextlib.AsyncExitStack, settings: Settings, provider: TracerProvider | None
+) -> JobsClient | None:
+    if settings.jobs_hop_secret is None:
+        return None
+    client = await stack.enter_async_context(create_client(base_url=settings.jobs_url, tracer_provider=provider))
+    return JobsClient(client, HopSigner(settings.jobs_hop_secret.get_secret_value(), "jobs"))
 
 
 async def _open(
@@ -94,4 +125,6 @@ async def _open(
             max_entry_bytes=settings.max_entry_bytes,
         ),
         governor=Governor(),
+        jobs=None,
+        replays=None,
     )

@@ -23,14 +23,16 @@ from common.errors import (
     Unauthenticated,
     UnsupportedMediaType,
 )
-from common.identity import HopIdentity
+from common.identity import HopIdentity, Priority
 from gateway.authentication import Authenticator, Caller, bearer
 from gateway.call import Call, Timings
 from gateway.completions import Completions
 from gateway.decision import Decision
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
+from gateway.jobs_client import JobsClient
 from gateway.keys import ApiKey
+from gateway.replays import ReplayAuthenticator, is_hop_token
 from gateway.settings import Settings
 from gateway.strict_json import parse_object, render
 
@@ -47,6 +49,9 @@ class State(TypedDict):
     inference: InferenceClient
     completions: Completions
     governor: Governor
+    jobs: JobsClient | None
+    """None: this gateway has no jobs."""
+    replays: ReplayAuthenticator | None
 
 
 def state_of(request: Request) -> State:
@@ -59,7 +64,11 @@ async def authenticated(request: Request) -> Caller:
     scope_state = request.scope["state"]
     timings = scope_state["timings"] = Timings()
     scope_state["decision"] = Decision()
-    caller = await state_of(request)["authenticator"].authenticate(request.headers.get("authorization"))
+    authorization, replays = request.headers.get("authorization"), state_of(request)["replays"]
+    if replays is not None and is_hop_token(authorization):
+        caller = await replays.authenticate(authorization)
+    else:
+        caller = await state_of(request)["authenticator"].authenticate(authorization)
     timings.record("auth", started)
     span = trace.get_current_span()
     if span.is_recording():
@@ -153,7 +162,8 @@ class CallFactory:
         )
 
     def identity(self) -> HopIdentity:
-        return HopIdentity(self.caller.tenant, self.caller.key_id)
+        priority: Priority = "batch" if self.caller.is_replay else "interactive"
+        return HopIdentity(self.caller.tenant, self.caller.key_id, priority)
 
     def deadline(self, *, is_stream: bool = False) -> Deadline:
         settings = state_of(self.request)["settings"]

@@ -22,3 +22,11 @@ class Governor:
         admitted = replace(call, reservation=Reservation())
         call.ending.callback(admitted.reservation.release)
         return await answer(admitted)
+
+    async def submit(self, call: Call, accept: Callable[[Call], Awaitable[Response]]) -> Response:
+        """Have `call` accepted as a job. That pays the request rate; everything else is paid when the job runs."""
+        await self._admit_rate(call)
+        return await accept(call)
+
+    async def _admit_rate(self, call: Call) -> None:
+        """The request rate alone."""

@@ -34,6 +34,8 @@ class InferenceClient:
         """
         budget_s = call.deadline.budget_s()
         headers = self._headers(call.identity, call.request_id, call.deadline) | {"content-type": wire.JSON}
+        if call.caller.is_replay:
+            headers[wire.MAX_ATTEMPTS] = "1"
         return await self._send("POST", call.endpoint, headers=headers, content=call.payload, read_s=budget_s)
 
     async def models(self, identity: HopIdentity, request_id: str, deadline: Deadline) -> httpx2.Response:
