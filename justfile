@@ -105,8 +105,8 @@ openapi: setup
 bench *args: setup
     '{{ python }}' tests/bench "$@"
 
-# Cause every failure of the table in docs/architecture.md, or those of one part: `chaos jobs` (CHAOS_S, CHAOS_SEED)
+# Cause every failure of the table in docs/architecture.md, or those of one part: `chaos jobs`
 [group('measure')]
 chaos *args: setup
     [ "${1:-}" != jobs ] || { shift; set -- tests/chaos/test_jobs.py -s "$@"; }; \
-    CHAOS_S="${CHAOS_S:-60}" '{{ bin }}/pytest' -m chaos "$@"
+    SPILLWAY_CHAOS=long '{{ bin }}/pytest' -m chaos "$@"

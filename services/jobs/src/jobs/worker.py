@@ -26,14 +26,20 @@ from jobs.tracing import Tracing
 from jobs.transitions import Transitions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
+    import httpx2
     from fastapi import FastAPI
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
 
 
-def create_app(settings: WorkerSettings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
+def create_app(
+    settings: WorkerSettings | None = None,
+    *,
+    tracer_provider: TracerProvider | None = None,
+    create_client: Callable[..., httpx2.AsyncClient] = create_client,
+) -> FastAPI:
     """Build the worker. It runs jobs as long as its lifespan lasts."""
     settings = settings or load(WorkerSettings)
     provider = tracer_provider or telemetry.provider_from_environment("worker")
