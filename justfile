@@ -35,7 +35,7 @@ default:
 @reset: setup
     '{{ python }}' -m devstack reset
 
-# See a cache hit, a stream, retries and the trace of one request
+# See a cache hit, a stream, retries, a job and their traces
 [group('stack')]
 [no-exit-message]
 @demo: setup

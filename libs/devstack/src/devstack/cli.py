@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("up", help="start everything; Ctrl-C stops it")
     commands.add_parser("down", help="stop a running stack")
     commands.add_parser("reset", help="remove the stack's data and secrets")
-    commands.add_parser("demo", help="see a cache hit, a stream, retries and a trace")
+    commands.add_parser("demo", help="see a cache hit, a stream, retries, a job and traces")
     run = commands.add_parser("run", help="start one more replica of a service")
     run.add_argument("service", choices=("gateway", "inference", "cache", "jobs", "worker", "simulator"))
     run.add_argument("--port", type=int, help="a free one if not given")
