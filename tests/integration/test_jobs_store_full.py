@@ -132,7 +132,7 @@ def test_at_maxmemory_jobs_are_refused_reading_and_finishing_go_on_and_keys_can_
         stalled = http.post("/v1/jobs", json={"endpoint": "/generate", "body": {"prompt": "[[sim ttft_ms=1500]]"}})
         running = stalled.json()["id"]
         wait_until(http, running, "running")
-        store.config_set("maxmemory", store.info("memory")["used_memory"])  # type: ignore[index,call-overload]  # redis types both clients as one
+        store.config_set("maxmemory", store.info("memory")["used_memory"])
         for number in range(20):
             answer = submit(http, number)
             assert (answer.status_code, answer.json()["error"]["code"]) in (
@@ -152,9 +152,9 @@ def test_jobs_take_half_of_the_stores_memory_at_most(small_disk: SmallDisk, cach
         own = {"max_open_per_tenant": 100_000, "max_open": 100_000}
         with platform(small_disk.url, cache_store.url, workers=0, of_jobs=own) as started, started.http() as http:
             accepted = accept_until_refused(http)
-            used = int(store.get("v1:{jobs}:bytes") or 0)  # type: ignore[arg-type]  # as above
+            used = int(store.get("v1:{jobs}:bytes") or 0)
             assert 7.9 * 2**20 < used <= 8 * 2**20
-            assert store.info("memory")["used_memory"] < 14 * 2**20  # type: ignore[index]  # as above
+            assert store.info("memory")["used_memory"] < 14 * 2**20
             assert started_makes_keys(started)
             assert len(accepted) > 500
 
