@@ -100,10 +100,10 @@ locked:
 openapi: setup
     '{{ python }}' -m devstack openapi docs/openapi
 
-# Measure the stack (tests/bench)
+# Measure the stack (tests/bench), or `bench jobs`
 [group('measure')]
 bench *args: setup
-    '{{ python }}' tests/bench "$@"
+    lane=tests/bench; [ "${1:-}" != jobs ] || { shift; lane=tests/bench/jobs.py; }; '{{ python }}' "$lane" "$@"
 
 # Cause every failure of the table in docs/architecture.md, or those of one part: `chaos jobs`
 [group('measure')]

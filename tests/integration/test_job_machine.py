@@ -95,7 +95,7 @@ class Machine(RuleBasedStateMachine):
         deadline=st.sampled_from([DEADLINE, DEADLINE * 60, DEADLINE * 60]),
     )
     def accept(self, tenant: str, key: str, digest: str, deadline: int) -> Any:
-        job_id = f"job{len(self.jobs) + len(self.gone)}"
+        job_id = f"job_{len(self.jobs) + len(self.gone):04x}"
         fields = {"idempotency": key, "digest": digest, "deadline_ms": deadline, "max_attempts": MAX_ATTEMPTS}
         outcome, meant = self.do(self.queue.accept(job_id, tenant, **fields))
         known = self.keys.get((tenant, key)) if key else None
@@ -215,8 +215,10 @@ class Machine(RuleBasedStateMachine):
         for job_id in due("lease", "running"):
             if self.jobs[job_id].attempts >= MAX_ATTEMPTS:
                 self.settle(job_id, "failed", dead=True)
-            else:
+            elif self.jobs[job_id].attempts == 1:
                 self.enqueue(job_id, first=True)
+            else:
+                self.jobs[job_id].state, self.jobs[job_id].due = "delayed", now + int(job_id[-4:], 16)
         for job_id in due("due", "delayed"):
             self.enqueue(job_id)
         for job_id in [job_id for job_id, job in self.jobs.items() if job.state in FINAL and job.ends <= now]:

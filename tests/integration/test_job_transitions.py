@@ -66,6 +66,21 @@ async def test_a_lost_job_is_told_to_the_worker_that_lost_it(queue: JobQueue) ->
     assert (await queue.record("a")).result == b"good"
 
 
+async def test_jobs_that_were_lost_together_twice_come_back_apart(queue: JobQueue) -> None:
+    ids = [f"job_{number:04x}" for number in (0x0100, 0x0900, 0x1100)]
+    await queue.accepted(*ids)
+    for starts in (1, 2):
+        assert {(await queue.claim()).record.attempts for _ in ids} == {starts}
+        queue.now += LEASE
+        await queue.transitions.reap()
+    ready = [(await queue.record(job_id)).ready_at - queue.now for job_id in ids]
+    assert ready == [0x0100, 0x0900, 0x1100]
+    queue.now += 0x0900
+    await queue.transitions.reap()
+    assert [(await queue.claim()).id, (await queue.claim()).id] == ids[:2]
+    assert await queue.transitions.claim(LEASE) is None
+
+
 async def test_chunks_that_are_said_twice_are_kept_once(queue: JobQueue) -> None:
     await queue.accepted("a")
     claim = await queue.claim()

@@ -5,6 +5,7 @@
 -- Reply: {jobs whose deadline passed, leases that ran out, delayed jobs that are ready again, records that went}
 
 local limit = tonumber(ARGV[2])
+local SPREAD = 5000  -- ms
 local LOST = '{"message":"The worker was lost.","type":"server_error","param":null,"code":"worker_lost"}'
 
 local function due(set)
@@ -25,8 +26,13 @@ for _, id in ipairs(lost) do
     redis.call('ZREM', P .. 'leases', id)
     redis.call('ZADD', P .. 'stops', int(now), id .. ':' .. fence)
     redis.call('HSET', name(id), 'code', 'worker_lost')
-    tell(id, 'queued', attempts)
-    enqueue(id, tenant, true)
+    if tonumber(attempts) == 1 then
+      tell(id, 'queued', attempts)
+      enqueue(id, tenant, true)
+    else
+      -- Lost again: one of those that were lost together may be what kills workers. They come back apart.
+      delay(id, attempts, (tonumber(string.sub(id, -4), 16) or 0) % SPREAD)
+    end
   end
 end
 

@@ -70,6 +70,13 @@ local function enqueue(id, tenant, is_first)
   wake()
 end
 
+-- Lets a job wait until it is due.
+local function delay(id, attempts, ms)
+  redis.call('HSET', name(id), 'state', 'delayed', 'ready_at', int(now + ms))
+  redis.call('ZADD', P .. 'delayed', int(now + ms), id)
+  tell(id, 'delayed', attempts)
+end
+
 local function forget_waiting(id, tenant)
   if redis.call('LREM', P .. 'ready:' .. tenant, 1, id) == 1 and redis.call('EXISTS', P .. 'ready:' .. tenant) == 0 then
     redis.call('LREM', P .. 'ring', 1, tenant)

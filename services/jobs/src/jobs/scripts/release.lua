@@ -6,7 +6,7 @@
 -- Reply: the state that the job has now: 'queued', 'delayed', or 'failed' when its attempts were used up; 'fenced' when
 -- the run is not the worker's any more.
 
-local id, delay = ARGV[2], tonumber(ARGV[4])
+local id, wait = ARGV[2], tonumber(ARGV[4])
 local tenant, fence, state, attempts, max_attempts = get(id, 'tenant', 'fence', 'state', 'attempts', 'max_attempts')
 if fence ~= ARGV[3] then
   return 'fenced'
@@ -24,13 +24,11 @@ elseif tonumber(attempts) >= tonumber(max_attempts) then
   return 'failed'
 end
 redis.call('ZREM', P .. 'leases', id)
-if delay == 0 then
+if wait == 0 then
   tell(id, 'queued', attempts)
   enqueue(id, tenant, true)
   return 'queued'
 end
 redis.call('HINCRBY', name(id), 'delays', 1)
-redis.call('HSET', name(id), 'state', 'delayed', 'ready_at', int(now + delay))
-redis.call('ZADD', P .. 'delayed', int(now + delay), id)
-tell(id, 'delayed', attempts)
+delay(id, attempts, wait)
 return 'delayed'
