@@ -1,7 +1,7 @@
 """`./justw bench jobs`: how fast a job is accepted, how many a second get done, and what one costs in CPU.
 
-Two lanes over the stack as `up` starts it, with two workers, one trace in ten: *accept*, an open loop of submissions at a
-fixed rate, latency from the intended moment; *drain*, a backlog that was submitted before, until nothing is open.
+Two lanes over the stack as `up` starts it, with two workers, one trace in ten: *accept*, an open loop of submissions at
+a fixed rate, latency from the intended moment; *drain*, a backlog submitted before, until nothing is open.
 """
 
 from __future__ import annotations

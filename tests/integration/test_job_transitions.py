@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
-from jobs.errors import JobGone, NoSuchJob
+from jobs.errors import JobGone, NoSuchJob, StoreUnavailable
+from jobs.hints import BLOCK_S, Hints
 from jobs.store import JobStore
 from jobs.transitions import Bounds
 from support.job_queue import DAY, HOUR, LEASE, JobQueue
+from support.valkey import Valkey, valkey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from support.valkey import Valkey
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -188,3 +190,34 @@ async def test_half_of_the_stores_memory_is_the_bound_when_that_is_less(queue: J
         assert store.max_bytes() == 50 * 2**20
     finally:
         await queue.redis.config_set("maxmemory", 0)
+
+
+async def test_a_worker_that_waits_is_woken_by_a_job_and_looks_by_itself_when_the_hint_was_lost(
+    queue: JobQueue, state_store: Valkey
+) -> None:
+    async with Hints(state_store.url, prefix=queue.prefix) as hints, asyncio.timeout(BLOCK_S * 10):
+        await hints.wait()  # nothing came
+        waiting = asyncio.create_task(hints.wait())
+        await queue.accepted("a")
+        await waiting
+        assert (await queue.claim()).id == "a"
+        await queue.accepted("b")
+        await queue.redis.delete(f"{queue.prefix}:wake")
+        await hints.wait()
+        assert (await queue.claim()).id == "b"
+
+
+async def test_a_store_that_is_gone_is_told_to_whoever_waits_for_a_hint(tmp_path: Path) -> None:
+    with valkey("state", tmp_path) as store:
+        async with Hints(store.url) as hints, asyncio.timeout(BLOCK_S * 10):
+            await hints.wait()
+            store.freeze()
+            with pytest.raises(StoreUnavailable):
+                await hints.wait()
+            store.thaw()
+            await hints.wait()
+            store.kill()
+            with pytest.raises(StoreUnavailable):
+                await hints.wait()
+            store.bring_back()
+            await hints.wait()
