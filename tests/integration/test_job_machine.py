@@ -119,7 +119,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(target=claims)
     def claim(self) -> Any:
-        claim = self.do(self.queue.transitions.claim(LEASE))
+        claim = self.do(self.queue.next())
         expected = None
         while expected is None and self.ring:
             tenant = self.ring.pop(0)

@@ -80,7 +80,27 @@ async def test_jobs_that_were_lost_together_twice_come_back_apart(queue: JobQueu
     queue.now += 0x0900
     await queue.transitions.reap()
     assert [(await queue.claim()).id, (await queue.claim()).id] == ids[:2]
-    assert await queue.transitions.claim(LEASE) is None
+    assert await queue.next() is None
+
+
+async def test_a_claim_whose_reply_was_lost_is_said_again_and_is_the_same(queue: JobQueue) -> None:
+    await queue.accepted("a", "b")
+    first = await queue.transitions.claim(LEASE, "n1")
+    queue.now += LEASE - 1
+    again = await queue.transitions.claim(LEASE, "n1")
+    assert first is not None
+    assert again is not None
+    assert (again.id, again.fence, again.record.attempts) == (first.id, first.fence, 1)
+    queue.now += LEASE - 1  # the lease began anew
+    assert (await queue.transitions.reap()).lost == 0
+    queue.now += 1
+    assert (await queue.transitions.reap()).lost == 1
+    other = await queue.transitions.claim(LEASE, "n2")
+    assert other is not None
+    assert (other.id, other.fence) == ("a", 2)
+    late = await queue.transitions.claim(LEASE, "n1")  # what it was is another's now: it gets the next
+    assert late is not None
+    assert late.id == "b"
 
 
 async def test_chunks_that_are_said_twice_are_kept_once(queue: JobQueue) -> None:
@@ -140,7 +160,9 @@ async def test_results_are_kept_for_their_time_and_then_remembered_as_gone(queue
     with pytest.raises(NoSuchJob):
         await store_of(queue).get("a", "bob")
     left = {name.decode().removeprefix(queue.prefix) for name in await queue.redis.keys(f"{queue.prefix}*")}
-    assert left <= {":bytes", ":gone:a", ":number", ":stops", ":wake"}
+    (claim,) = (name for name in left if name.startswith(":claim:"))
+    assert 0 < await queue.redis.pttl(queue.prefix + claim) <= LEASE  # the server's own clock ends it
+    assert left - {claim} <= {":bytes", ":gone:a", ":number", ":stops", ":wake"}
 
 
 async def test_a_job_is_not_started_after_its_deadline(queue: JobQueue) -> None:
@@ -156,7 +178,7 @@ async def test_a_claim_that_finds_nothing_takes_the_stale_hints_away(queue: JobQ
     await queue.claim()
     await queue.claim()
     assert await queue.redis.llen(f"{queue.prefix}:wake") == 2
-    assert await queue.transitions.claim(LEASE) is None
+    assert await queue.next() is None
     assert await queue.redis.llen(f"{queue.prefix}:wake") == 0
     await queue.accepted("c")
     assert await queue.redis.llen(f"{queue.prefix}:wake") == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from redis.asyncio import Redis
 
@@ -54,9 +55,12 @@ class JobQueue:
             assert await self.accept(job_id, tenant, **fields) == ("ok", job_id)
 
     async def claim(self) -> Claim:
-        claim = await self.transitions.claim(LEASE)
+        claim = await self.next()
         assert claim is not None
         return claim
+
+    async def next(self) -> Claim | None:
+        return await self.transitions.claim(LEASE, uuid4().hex)
 
     async def record(self, job_id: str) -> Record:
         return Record.from_hash(job_id, await self.redis.hgetall(f"{self.prefix}:job:{job_id}"))

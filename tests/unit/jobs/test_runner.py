@@ -44,7 +44,7 @@ class Queue:
         self.stopped: set[tuple[str, int]] = set()
         self.released: list[tuple[str, bool]] = []
 
-    async def claim(self, _: int) -> Claim | None:
+    async def claim(self, _: int, __: str) -> Claim | None:
         self._look()
         return self.waiting.pop(0) if self.waiting else None
 

@@ -11,6 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from jobs.errors import StoreUnavailable
 from jobs.execution import STORE_PAUSE_S, LostError, insisting
@@ -97,10 +98,11 @@ class Runner:
         self._slots.release()
 
     async def _next(self) -> tuple[Claim, float]:
+        name = uuid4().hex  # kept until a job came: a reply that is lost must not leave one to nobody
         while True:
             asked_at = self._clock()
             try:
-                if (claim := await self._transitions.claim(round(self._lease_s * 1000))) is not None:
+                if (claim := await self._transitions.claim(round(self._lease_s * 1000), name)) is not None:
                     return claim, asked_at
                 await self._hints.wait()
                 self._is_away = False

@@ -86,11 +86,12 @@ class Transitions:
         )  # fmt: skip
         return outcome.decode(), job_id.decode()
 
-    async def claim(self, lease_ms: int) -> Claim | None:
-        reply = await self._run("claim", lease_ms)
+    async def claim(self, lease_ms: int, name: str) -> Claim | None:
+        """The next job, None when none waits. Said again under the same `name` it is the same claim."""
+        reply = await self._run("claim", lease_ms, name)
         if not reply:
             return None
-        job_id, fence, _, remaining_ms, waited_ms, _, flat = reply
+        job_id, fence, remaining_ms, waited_ms, flat = reply
         record = Record.from_hash(job_id.decode(), pairs(flat))
         return Claim(record, int(fence), int(remaining_ms) / 1000, max(0, int(waited_ms)) / 1000)
 

@@ -14,6 +14,7 @@
 -- <prefix>:dead            zset id -> when it ran out of attempts
 -- <prefix>:ends            zset id -> when a final record goes; <prefix>:gone:<id>: its tenant, for some days after
 -- <prefix>:idem:<tenant>:<digest>  the id and body digest behind an Idempotency-Key
+-- <prefix>:claim:<name>    the id of the job that a claim got, for a lease: a reply may get lost
 -- <prefix>:wake            list of hints for blocked workers: may get lost, may be too many
 -- <prefix>:stops           zset 'id:fence' -> when: runs that ended without their worker, so that it stops soon
 
