@@ -59,6 +59,12 @@ default:
 @trace *id: setup
     '{{ python }}' -m devstack trace "$@"
 
+# See what the cache holds (stats), or purge it by --tenant, --model or --older-than-s
+[group('stack')]
+[no-exit-message]
+@cache *args: setup
+    '{{ python }}' -m devstack cache "$@"
+
 # Everything CI runs: check, then every test
 [group('quality')]
 test *args: check
@@ -105,7 +111,7 @@ openapi: setup
 bench *args: setup
     lane=tests/bench; [ "${1:-}" != jobs ] || { shift; lane=tests/bench/jobs.py; }; '{{ python }}' "$lane" "$@"
 
-# Cause every failure of the table in docs/architecture.md, or those of one part: `chaos jobs`
+# Cause every failure of the table in docs/architecture.md, as long as the promises say; `chaos jobs`: those of jobs
 [group('measure')]
 chaos *args: setup
     [ "${1:-}" != jobs ] || { shift; set -- tests/chaos/test_jobs.py -s "$@"; }; \

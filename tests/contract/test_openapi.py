@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,12 @@ def app_of(service: str) -> FastAPI:
                     ),
                     SECRET,
                 )
-                | {"state_url": "redis://127.0.0.1:9", "inference_url": NOWHERE, "cache_url": NOWHERE}
+                | {
+                    "failed_logins_per_minute": 1_000,
+                    "state_url": "redis://127.0.0.1:9",
+                    "inference_url": NOWHERE,
+                    "cache_url": NOWHERE,
+                }
             )
         )
     if service == "inference":
@@ -98,11 +104,8 @@ def test_every_route_but_healths_refuses_whoever_shows_nothing(service: str) -> 
     app = app_of(service)
     with TestClient(app, raise_server_exceptions=False) as client:
         for method, path, _ in operations(app.openapi()):
-            url = (
-                path.replace("{kid}", "0" * 16)
-                .replace("{fingerprint}", "0" * 64)
-                .replace("{job_id}", f"job_{'0' * 32}")
-            )
+            url = path.replace("{job_id}", f"job_{'0' * 32}")
+            url = re.sub(r"\{[a-z_]+\}", lambda place: "0" * (16 if place[0] == "{kid}" else 64), url)
             for authorization in (None, "Bearer", f"Bearer {SECRET[:-1]}", "Basic YTpi"):
                 headers = {"content-type": "application/json", "x-entry-ttl-s": "60"}
                 if authorization is not None:

@@ -340,3 +340,24 @@ def attempts_at(stack: Platform, asked: str) -> list[dict[str, Any]]:
 def stopped(stack: Platform, asked: str) -> bool:
     found = attempts_at(stack, asked)
     return bool(found) and all(attempt["cancelled"] for attempt in found)
+
+
+def test_a_submission_pays_the_request_rate_and_nothing_else(stack: Platform, prompt: str) -> None:
+    with stack.http(ADMIN_KEY) as admin:
+        limits = {"requests_per_minute": 2, "tokens_per_minute": 1_000_000}
+        asked = {"tenant": "hasty", "name": "x", "limits": limits}
+        key = admin.post("/admin/keys", json=asked).json()["key"]
+    with stack.http(key) as http:
+        for number in range(2):
+            assert http.post("/v1/jobs", json=submission(f"{prompt} {number}", deadline_s=60)).status_code == 202
+        refused = http.post("/v1/jobs", json=submission(f"{prompt} 3"))
+        assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+        assert int(refused.headers["retry-after"]) >= 1
+
+
+def test_a_field_that_no_client_may_set_is_refused_inside_a_job_as_well(http: httpx2.Client, prompt: str) -> None:
+    body = chat(prompt, base_url="http://169.254.169.254")
+    direct = http.post("/v1/chat/completions", json=body)
+    answer = http.post("/v1/jobs", json={"endpoint": "/v1/chat/completions", "body": body})
+    assert (answer.status_code, answer.json()) == (direct.status_code, direct.json())
+    assert answer.status_code == 400

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
 from openai import OpenAI
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from pydantic import SecretStr
 
 import cache.app
@@ -22,16 +24,19 @@ import jobs.app
 import jobs.settings
 import jobs.worker
 import simulator.app
+from common.http_guard import guarded
 from simulator.settings import SimulatorSettings
 from simulator.transport import SimulatorProtocol
 from support.server import running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 T = TypeVar("T")
 _TLS = ssl.create_default_context()  # made once: nothing here speaks TLS, and each one costs a client 30 ms
 BOUND_S = 10
+NEVER_LATE_S = 60
+"""All parts share one process here, and a busy machine makes them late: only tests of overload want to be refused."""
 MODEL = "sim-small"
 ADMIN_KEY = "the-admin-key-of-the-tests"
 JOBS_SEAL_SECRET = "the-seal-secret-of-the-jobs-of-the-tests-012345"
@@ -59,6 +64,10 @@ class Platform:
     """Of the tenant `alice`."""
     other_key: str
     """Of the tenant `bob`."""
+    gateway_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Those of the gateway, for further replicas of it."""
+    metrics: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
+    """Of inference."""
 
     def http(self, key: str | None = None, **headers: str) -> httpx2.Client:
         """A plain client of the gateway: no retries, no opinion about bodies."""
@@ -82,11 +91,28 @@ class Platform:
         """What reached the upstream for a request, by its own account."""
         return self._attempts(f"request_id={request_id}")
 
+    def in_flight(self) -> int:
+        """Requests that inference has under way, by its own gauge."""
+        data = self.metrics.get_metrics_data()
+        return sum(
+            int(getattr(point, "value", 0))
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == "spillway.inference.in_flight"
+            for point in metric.data.data_points
+        )
+
+    def attempts_after(self, seq: int) -> list[dict[str, Any]]:
+        """What reached the upstream after that attempt."""
+        return self._attempts(f"after={seq}")
+
     def last_attempt(self) -> dict[str, Any] | None:
         """The newest of all that reached the upstream."""
         return next(iter(self._attempts()[-1:]), None)
 
     def all_attempts(self) -> list[dict[str, Any]]:
+        """All that reached the upstream, as far as it remembers."""
         return self._attempts()
 
     def _attempts(self, query: str = "") -> list[dict[str, Any]]:
@@ -120,6 +146,7 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
     workers: int = 1,
 ) -> Iterator[Platform]:
     """Run the parts over these stores; the arguments named `of_` are settings of theirs that differ."""
+    metrics = InMemoryMetricReader()
     with contextlib.ExitStack() as stack:
         simulator_url = stack.enter_context(
             running(
@@ -132,9 +159,15 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
             "upstream_base_url": f"{simulator_url}/v1",
             "upstream_api_key": UPSTREAM_KEY,
             "hop_secret": SECRETS["inference_hop_secret"],
+            "max_lag_s": NEVER_LATE_S,
         } | (of_inference or {})
         inference_url = stack.enter_context(
-            running(inference.app.create_app(inference.settings.Settings(**inference_settings)))
+            running(
+                inference.app.create_app(
+                    inference.settings.Settings(**inference_settings),
+                    meter_provider=MeterProvider([metrics], shutdown_on_exit=False),
+                )
+            )
         )
         cache_settings = cache.settings.Settings(
             store_url=SecretStr(cache_url), hop_secret=SecretStr(SECRETS["cache_hop_secret"])
@@ -151,14 +184,35 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
             "jobs_url": jobs_url,
             "admin_key": ADMIN_KEY,
             "default_model": MODEL,
+            "max_lag_s": NEVER_LATE_S,
+            "failed_logins_per_minute": 1_000_000,  # all that fails here comes from one address
+            "connections_per_address": 0,
             "cache_timeout_s": 0.5,  # a busy machine's hit is a hit; tests of a frozen cache wait half a second
         } | (of_gateway or {})
-        app = gateway.app.create_app(gateway.settings.Settings(**gateway_settings))
-        gateway_url = stack.enter_context(running(app))
+        settings = gateway.settings.Settings(**gateway_settings)
+        door = gateway.app.door_of(settings)
+        gateway_url = stack.enter_context(
+            running(
+                gateway.app.create_app(settings),
+                http=guarded(door),
+                proxy_headers=bool(door.trusted_proxies),
+                forwarded_allow_ips=list(door.trusted_proxies),
+            )
+        )
         for _ in range(workers):
             stack.enter_context(worker(state_url, gateway_url, **(of_worker or {})))
-        keys = [make_key(gateway_url, tenant) for tenant in ("alice", "bob")]
-        yield Platform(gateway_url, inference_url, cache_service_url, jobs_url, simulator_url, *keys)
+        alice, bob = (make_key(gateway_url, tenant) for tenant in ("alice", "bob"))
+        yield Platform(
+            gateway_url,
+            inference_url,
+            cache_service_url,
+            jobs_url,
+            simulator_url,
+            alice,
+            bob,
+            gateway_settings,
+            metrics,
+        )
 
 
 @contextlib.contextmanager

@@ -45,6 +45,14 @@ def _parser() -> argparse.ArgumentParser:
     jobs.add_argument("id", nargs="?", help="a job's, for all but list")
     jobs.add_argument("--state", default="dead", help="for list: dead, open, all, or one state")
     jobs.add_argument("--tenant", help="for list: of one tenant")
+    cache = commands.add_parser("cache", help="see what the cache holds, or purge it")
+    of_cache = cache.add_subparsers(dest="action", required=True)
+    of_cache.add_parser("stats", help="hits and misses by tenant, and the store's memory")
+    purge = of_cache.add_parser("purge", help="delete the entries to which everything that is named applies")
+    purge.add_argument("--tenant")
+    purge.add_argument("--model", help="its public name")
+    purge.add_argument("--older-than-s", type=float, help="seconds since they were stored")
+    purge.add_argument("--everything", action="store_true", help="all entries of all tenants; names nothing else")
     openapi = commands.add_parser("openapi", help="write the services' OpenAPI documents")
     openapi.add_argument("directory", type=Path)
     traces = commands.add_parser("traces", help="receive spans over OTLP/HTTP (a part of up)")
@@ -98,6 +106,16 @@ def _jobs(options: argparse.Namespace) -> None:
     jobs_client.run(options.action, options.id, state=options.state, tenant=options.tenant)
 
 
+def _cache(options: argparse.Namespace) -> None:
+    from devstack import cache_admin  # noqa: PLC0415
+
+    if options.action == "stats":
+        cache_admin.show_statistics()
+        return
+    named = {name: getattr(options, name) for name in ("tenant", "model", "older_than_s", "everything")}
+    cache_admin.purge({name: value for name, value in named.items() if value not in (None, False)})
+
+
 def _openapi(options: argparse.Namespace) -> None:
     from devstack import openapi  # noqa: PLC0415
 
@@ -124,6 +142,7 @@ _COMMANDS = {
     "run": _run,
     "trace": _trace,
     "jobs": _jobs,
+    "cache": _cache,
     "openapi": _openapi,
     "traces": _traces,
     "announce": _announce,

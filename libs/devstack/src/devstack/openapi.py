@@ -12,7 +12,7 @@ from devstack import credentials, plan, ports, upstream
 from devstack.local_dir import LocalDir
 
 SERVICES = ("gateway", "inference", "cache", "jobs")
-_MADE_UP = "no secret: a document needs none"
+_MADE_UP = "no secret: a document needs none of them"
 
 
 def write(directory: Path) -> None:

@@ -113,6 +113,7 @@ def _environment(assigned: Mapping[str, int], secrets: Mapping[str, str], upstre
         **secrets,
         **{f"{name.upper()}_PORT": str(assigned[name]) for name in SERVICES},
         **{store.variable: store.url(assigned[store.part]) for store in STORES},
+        "GATEWAY_CONNECTIONS_PER_ADDRESS": "0",  # everybody comes from one address here
         "GATEWAY_INFERENCE_URL": inference,
         "GATEWAY_CACHE_URL": cache,
         "GATEWAY_JOBS_URL": url(assigned["jobs"]),

@@ -11,14 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from common.errors import Unauthenticated
-from gateway.authentication import FRESH_S, REMEMBERED, Caller, bearer
-from gateway.keys import NO_LIMITS
+from gateway.authentication import Caller, bearer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from common.identity import HopVerifier
-    from gateway.keys import KeyRecord
+    from gateway.key_directory import Known
 
 _JWT = "ey"
 """What every JWT begins with (a JSON object in base64), and no API key."""
@@ -48,35 +47,23 @@ def is_workers(verifier: HopVerifier, authorization: str) -> bool:
 
 
 class ReplayAuthenticator:
-    """Checks the tokens of workers; a key's record is remembered for 10 s, as for its own calls."""
+    """Checks the tokens of workers; whether a key is live is remembered as long as for its own calls."""
 
     def __init__(
         self,
         verifier: HopVerifier,
-        fetch: Callable[[str], Awaitable[KeyRecord | None]],
+        look_up: Callable[[str], Awaitable[Known | None]],
         *,
-        clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._verifier = verifier
-        self._fetch = fetch
-        self._clock = clock
+        self._look_up = look_up
         self._wall_clock = wall_clock
-        self._known: dict[str, tuple[float, KeyRecord | None]] = {}
 
     async def authenticate(self, authorization: str | None) -> Caller:
         """Return the tenant's caller. Raises `Unauthenticated`, `KeyRevoked`, or `Unavailable` as for a key."""
         identity = self._verifier.verify(authorization)
-        record = await self._record(identity.key_id)
-        if record is None or record.tenant != identity.tenant or not record.is_live(self._wall_clock()):
+        known = await self._look_up(identity.key_id)
+        if known is None or known.tenant.tenant != identity.tenant or not known.is_live(self._wall_clock()):
             raise KeyRevoked
-        return Caller(record.tenant, record.kid, replace(NO_LIMITS, priority="batch"), is_replay=True)
-
-    async def _record(self, kid: str) -> KeyRecord | None:
-        at, record = self._known.get(kid, (0.0, None))
-        if kid not in self._known or self._clock() - at >= FRESH_S:
-            record = await self._fetch(kid)
-            if len(self._known) >= REMEMBERED:
-                del self._known[next(iter(self._known))]
-            self._known[kid] = (self._clock(), record)
-        return record
+        return Caller(identity.tenant, identity.key_id, replace(known.policy, priority="batch"), is_replay=True)

@@ -11,10 +11,18 @@ from pydantic import ConfigDict, Field
 
 from common.errors import InvalidRequest
 from gateway.call import CHAT, EMBEDDINGS
-from gateway.requests import ChatCompletionRequest, EmbeddingsRequest, GenerateRequest, _Body, check
+from gateway.requests import (
+    DENIED_FIELDS,
+    ChatCompletionRequest,
+    EmbeddingsRequest,
+    GenerateRequest,
+    _Body,
+    check,
+    refuse_denied,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 GENERATE = "/generate"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
@@ -44,8 +52,11 @@ class Judged:
     choices: int = 1
 
 
-def judge(endpoint: str, body: dict[str, Any], *, default_model: str | None) -> Judged:
+def judge(
+    endpoint: str, body: dict[str, Any], *, default_model: str | None, denied: Iterable[str] = DENIED_FIELDS
+) -> Judged:
     """Judge a body as `endpoint` does. Raises `InvalidRequest`."""
+    refuse_denied(body, denied)
     if endpoint == GENERATE:
         return Judged(CHAT, chat_of(body, default_model=default_model))
     if endpoint == EMBEDDINGS:

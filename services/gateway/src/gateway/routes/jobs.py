@@ -26,11 +26,16 @@ from gateway.dependencies import (
 )
 from gateway.jobs_client import CALL_S, OPERATOR, JobsClient, relayed
 from gateway.requests import check
-from gateway.routes.describe import json_body
+from gateway.routes.describe import ERRORS, json_body
 from gateway.submissions import JobRequest, idempotency_key, judge, rendered
 
-router = APIRouter(prefix="/v1/jobs", tags=["jobs"], dependencies=[Depends(acceptable_content), Depends(authenticated)])
-admin_router = APIRouter(prefix="/admin/jobs", tags=["admin"], dependencies=[Depends(administrator)])
+router = APIRouter(
+    prefix="/v1/jobs",
+    tags=["jobs"],
+    dependencies=[Depends(acceptable_content), Depends(authenticated)],
+    responses=ERRORS,
+)
+admin_router = APIRouter(prefix="/admin/jobs", tags=["admin"], dependencies=[Depends(administrator)], responses=ERRORS)
 
 JobId = Annotated[str, Path(pattern="^job_[0-9a-f]{32}$")]
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -108,7 +113,8 @@ async def cancel_job(request: Request, calls: Calls, job_id: JobId) -> Response:
 
 async def submit(request: Request, calls: CallFactory, asked: JobRequest) -> Response:
     """Judge what is to run later as if it ran now, pay the request rate, and have it accepted."""
-    judged = judge(asked.endpoint, asked.body, default_model=state_of(request)["settings"].default_model)
+    settings = state_of(request)["settings"]
+    judged = judge(asked.endpoint, asked.body, default_model=settings.default_model, denied=settings.denied_fields)
     call = calls(judged.endpoint, judged.body, is_stream=judged.is_stream, choices=judged.choices)
     headers = idempotency_key(request.headers)
 
