@@ -1,4 +1,4 @@
-"""The whole platform in one process: simulator, cache, inference and gateway on real sockets, each in its thread."""
+"""The whole platform in one process: simulator and services on real sockets, each in its thread."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ import gateway.app
 import gateway.settings
 import inference.app
 import inference.settings
+import jobs.app
+import jobs.settings
+import jobs.worker
 import simulator.app
 from common.http_guard import guarded
 from simulator.settings import SimulatorSettings
@@ -36,12 +39,15 @@ NEVER_LATE_S = 60
 """All parts share one process here, and a busy machine makes them late: only tests of overload want to be refused."""
 MODEL = "sim-small"
 ADMIN_KEY = "the-admin-key-of-the-tests"
+JOBS_SEAL_SECRET = "the-seal-secret-of-the-jobs-of-the-tests-012345"
 UPSTREAM_KEY = "sk-the-platforms-key-at-the-upstream"
 SECRETS = {
     "key_pepper": "the-pepper-of-the-tests-0123456789abcdef",
     "seal_secret": "the-seal-secret-of-the-tests-0123456789abcdef",
     "cache_hop_secret": "the-cache-hop-secret-of-the-tests-0123456789abcdef",
     "inference_hop_secret": "the-inference-hop-secret-of-the-tests-0123456789",
+    "jobs_hop_secret": "the-jobs-hop-secret-of-the-tests-0123456789abcdef",
+    "hop_secret": "the-hop-secret-of-the-workers-of-the-tests-0123",
 }
 
 
@@ -52,6 +58,7 @@ class Platform:
     gateway: str
     inference: str
     cache: str
+    jobs: str
     simulator: str
     key: str
     """Of the tenant `alice`."""
@@ -128,14 +135,17 @@ def chat(prompt: str, **fields: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def platform(
+def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
     state_url: str,
     cache_url: str,
     *,
     of_gateway: dict[str, Any] | None = None,
     of_inference: dict[str, Any] | None = None,
+    of_jobs: dict[str, Any] | None = None,
+    of_worker: dict[str, Any] | None = None,
+    workers: int = 1,
 ) -> Iterator[Platform]:
-    """Run the parts over these stores; the last two arguments are settings of theirs that differ."""
+    """Run the parts over these stores; the arguments named `of_` are settings of theirs that differ."""
     metrics = InMemoryMetricReader()
     with contextlib.ExitStack() as stack:
         simulator_url = stack.enter_context(
@@ -167,11 +177,15 @@ def platform(
             store_url=SecretStr(cache_url), hop_secret=SecretStr(SECRETS["cache_hop_secret"])
         )
         cache_service_url = stack.enter_context(running(cache.app.create_app(cache_settings)))
+        queue = {"state_url": state_url, "seal_secret": JOBS_SEAL_SECRET, "reap_interval_s": 0.1}
+        jobs_settings: dict[str, Any] = {**queue, "hop_secret": SECRETS["jobs_hop_secret"]} | (of_jobs or {})
+        jobs_url = stack.enter_context(running(jobs.app.create_app(jobs.settings.Settings(**jobs_settings))))
         gateway_settings: dict[str, Any] = {
             **SECRETS,
             "state_url": state_url,
             "inference_url": inference_url,
             "cache_url": cache_service_url,
+            "jobs_url": jobs_url,
             "admin_key": ADMIN_KEY,
             "default_model": MODEL,
             "max_lag_s": NEVER_LATE_S,
@@ -189,10 +203,35 @@ def platform(
                 forwarded_allow_ips=list(door.trusted_proxies),
             )
         )
+        for _ in range(workers):
+            stack.enter_context(worker(state_url, gateway_url, **(of_worker or {})))
         alice, bob = (make_key(gateway_url, tenant) for tenant in ("alice", "bob"))
         yield Platform(
-            gateway_url, inference_url, cache_service_url, simulator_url, alice, bob, gateway_settings, metrics
+            gateway_url,
+            inference_url,
+            cache_service_url,
+            jobs_url,
+            simulator_url,
+            alice,
+            bob,
+            gateway_settings,
+            metrics,
         )
+
+
+@contextlib.contextmanager
+def worker(state_url: str, gateway_url: str, **settings: Any) -> Iterator[None]:
+    """Run a worker of the platform's jobs."""
+    known: dict[str, Any] = {
+        "state_url": state_url,
+        "seal_secret": JOBS_SEAL_SECRET,
+        "reap_interval_s": 0.1,
+        "gateway_url": gateway_url,
+        "gateway_hop_secret": SECRETS["hop_secret"],
+        "retry_base_s": 0.01,
+    }
+    with running(jobs.worker.create_app(jobs.settings.WorkerSettings(**(known | settings)))):
+        yield
 
 
 def make_key(gateway_url: str, tenant: str) -> str:

@@ -9,6 +9,8 @@ TRACE_ID = "x-trace-id"
 TIMEOUT_MS = "x-request-timeout-ms"
 """Milliseconds that remain for the request at the moment of sending; relative, so that clocks do not matter."""
 ATTEMPTS = "x-upstream-attempts"
+MAX_ATTEMPTS = "x-spillway-max-attempts"
+"""The most upstream attempts that a request may have: a job's replay has one, since the job has attempts of its own."""
 SHOULD_RETRY = "x-should-retry"
 """`false` tells the OpenAI SDKs that a retry of theirs would only multiply ours."""
 FINAL = {SHOULD_RETRY: "false"}

@@ -34,10 +34,12 @@ from gateway.decision import Decision
 from gateway.failed_logins import FailedLogins
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
+from gateway.jobs_client import JobsClient
 from gateway.key_directory import KeyDirectory
 from gateway.keys import ApiKey
 from gateway.keys_file import DeclaredKeys
 from gateway.limits.ledger import Ledger
+from gateway.replays import ReplayAuthenticator, is_hop_token
 from gateway.requests import refuse_denied
 from gateway.settings import Settings
 from gateway.strict_json import parse_object, render
@@ -59,6 +61,9 @@ class State(TypedDict):
     completions: Completions
     governor: Governor
     ledger: Ledger
+    jobs: JobsClient | None
+    """None: this gateway has no jobs."""
+    replays: ReplayAuthenticator | None
 
 
 def state_of(request: Request) -> State:
@@ -71,9 +76,11 @@ async def authenticated(request: Request) -> Caller:
     scope_state = request.scope["state"]
     timings = scope_state["timings"] = Timings()
     scope_state["decision"] = Decision(scope_state["headers"])
-    caller = await state_of(request)["authenticator"].authenticate(
-        request.headers.get("authorization"), address_of(request)
-    )
+    authorization, replays = request.headers.get("authorization"), state_of(request)["replays"]
+    if replays is not None and is_hop_token(authorization):
+        caller = await replays.authenticate(authorization)
+    else:
+        caller = await state_of(request)["authenticator"].authenticate(authorization, address_of(request))
     timings.record("auth", started)
     span = trace.get_current_span()
     if span.is_recording():

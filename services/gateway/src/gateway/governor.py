@@ -57,6 +57,24 @@ class Governor:
         _note_answer(call.decision, response.status_code, response.headers)
         return response
 
+    async def submit(self, call: Call, accept: Callable[[Call], Awaitable[Response]]) -> Response:
+        """Have `call` accepted as a job. That pays the request rate; everything else is paid when the job runs.
+
+        Its `Idempotency-Key` is the queue's to keep: it is one with the job.
+        """
+        call.decision.note("key", call.caller.key_id)
+        call.ending.callback(call.decision.record, call.log)
+        try:
+            _check_model(call)
+            await self._admit_replay(call)
+            response = await accept(call)
+        except ServiceError as error:
+            _note_answer(call.decision, error.status, error.headers)
+            call.decision.note("outcome", error.code)
+            raise
+        call.decision.note("status", response.status_code)
+        return response
+
 
 def _check_model(call: Call) -> None:
     models = call.caller.policy.models

@@ -50,6 +50,8 @@ class InferenceClient:
         try:
             budget_s = call.deadline.budget_s()
             headers = self._headers(call.identity, call.request_id, call.deadline) | {"content-type": wire.JSON}
+            if call.caller.is_replay:
+                headers[wire.MAX_ATTEMPTS] = "1"
             response = await self._send("POST", call.endpoint, headers=headers, content=call.payload, read_s=budget_s)
         except BaseException as error:
             if isinstance(error, Unavailable) or (isinstance(error, DeadlineExceeded) and patience_s >= FAIR_WAIT_S):

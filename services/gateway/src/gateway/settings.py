@@ -50,6 +50,13 @@ class Settings(ServiceSettings):
     cache_hop_secret: HopSecret
     inference_hop_secret: HopSecret
 
+    jobs_url: str = Field(default="http://127.0.0.1:8083", pattern=r"^https?://")
+    jobs_hop_secret: Secret | None = None
+    """Signs calls to the jobs service; without it there are no jobs."""
+    hop_secret: Secret | None = None
+    """Checks the tokens with which workers replay jobs; without it they are refused."""
+    hop_secret_previous: Secret | None = None
+
     default_model: str | None = Field(default=None, min_length=1, max_length=256)
     """The model of a `/generate` that names none; without it such a request is refused."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
