@@ -39,7 +39,7 @@ default:
 @reset: setup
     '{{ python }}' -m devstack reset
 
-# See a cache hit, a stream, retries and the trace of one request
+# See a cache hit, a stream, retries, a job and their traces
 [group('stack')]
 [no-exit-message]
 @demo: setup
@@ -50,6 +50,12 @@ default:
 [no-exit-message]
 @run *service: setup
     exec '{{ python }}' -m devstack run "$@"
+
+# Look after jobs: list, show, cancel, retry, purge (dead letters)
+[group('stack')]
+[no-exit-message]
+@jobs *args: setup
+    '{{ python }}' -m devstack jobs "$@"
 
 # Print the trace of the last request, or of the one with this id, as a tree
 [group('stack')]
@@ -122,12 +128,13 @@ locked:
 openapi: setup
     '{{ python }}' -m devstack openapi docs/openapi
 
-# Measure the stack (tests/bench)
+# Measure the stack (tests/bench), or `bench jobs`
 [group('measure')]
 bench *args: setup
-    '{{ python }}' tests/bench "$@"
+    lane=tests/bench; [ "${1:-}" != jobs ] || { shift; lane=tests/bench/jobs.py; }; '{{ python }}' "$lane" "$@"
 
-# Cause every failure of the table in docs/architecture.md
+# Cause every failure of the table in docs/architecture.md, as long as the promises say; `chaos jobs`: those of jobs
 [group('measure')]
 chaos *args: setup
-    '{{ bin }}/pytest' -m chaos "$@"
+    [ "${1:-}" != jobs ] || { shift; set -- tests/chaos/test_jobs.py -s "$@"; }; \
+    SPILLWAY_CHAOS=long '{{ bin }}/pytest' -m chaos "$@"

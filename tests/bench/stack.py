@@ -49,6 +49,16 @@ class Stack:
         """User and system time of each process since it started. Source: proc(5), stat, fields 14 and 15."""
         return {name: _cpu_ms(pid) for name, pid in self.pids.items()}
 
+    def upstream_calls(self) -> int:
+        """How often the simulator was asked so far, by its own account."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.simulator_port, timeout=_START_S)
+        try:
+            connection.request("GET", "/_sim/requests?model=" + MODEL)
+            attempts = json.load(connection.getresponse())["requests"]
+        finally:
+            connection.close()
+        return int(attempts[-1]["seq"]) if attempts else 0
+
     def memory_mb(self) -> dict[str, float]:
         """Proportional set size: pages shared by several processes count for each in part, so the sum is honest."""
         return {name: _pss_mb(pid) for name, pid in self.pids.items()}
@@ -67,16 +77,17 @@ def _pss_mb(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def running(tracing: str) -> Iterator[Stack]:
+def running(tracing: str, **settings: str) -> Iterator[Stack]:
     """Start everything, yield once a model answered through the gateway, stop everything.
 
-    `tracing` is `off` or the share of requests that are traced. Raises `RuntimeError` with a service's own words when
-    the stack does not come up.
+    `tracing` is `off` or the share of requests that are traced; `settings` are further environment variables.
+    Raises `RuntimeError` with a service's own words when the stack does not come up.
     """
     ports = _free_ports((*SERVICES, "simulator", "sink", *(store.part for store in STORES)))
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         environment, pepper = _environment(ports, tracing)
+        environment |= settings
         started = time.perf_counter()
         pids = {}
         for store in STORES:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.cache_breaker import OPENS_AFTER
+from support.chaos import times
 from support.crowd import Crowd, Seen, crowd
 from support.faulty_proxy import FAULTS, FaultyProxy, faulty_proxy
 from support.marking_upstream import PIECES, MarkingUpstream
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytestmark = pytest.mark.chaos
-DURATION_S = float(os.environ.get("SPILLWAY_CHAOS_S", "4"))
-"""`just chaos` takes 600, CI 60."""
-SEED = int(os.environ.get("SPILLWAY_CHAOS_SEED", "1"))
+DURATION_S = float(os.environ.get("SPILLWAY_CHAOS_S") or times(4, 600))
+SEED = int(os.environ.get("SPILLWAY_CHAOS_SEED") or 1)
 RECOVERED_WITHIN_S = 5.0
 CALLERS = 8
 TENANTS = 20
-PROMPTS = 8
+PROMPTS = 2
+CALLS_A_TENANT = 3
+"""At a time."""
 
 
 @pytest.fixture
@@ -169,7 +171,10 @@ async def test_no_answer_ever_crosses_from_one_tenant_to_another(
             async def call(tenant: str, number: int) -> None:
                 chance = random.Random(f"{SEED} {tenant} {number}")  # noqa: S311  # seeded
                 while time.monotonic() < until:
-                    body = chat(f"prompt {chance.randrange(PROMPTS)}", stream=chance.random() < 0.5, user=tenant)
+                    epoch = int(time.monotonic() * 2)  # new questions twice a second, so that there is much to share
+                    body = chat(
+                        f"prompt {epoch} {chance.randrange(PROMPTS)}", stream=chance.random() < 0.5, user=tenant
+                    )
                     headers = {"authorization": f"Bearer {keys[tenant]}"}
                     if chance.random() < 0.1:
                         headers["cache-control"] = "no-cache"
@@ -189,10 +194,12 @@ async def test_no_answer_ever_crosses_from_one_tenant_to_another(
                         crossed.append(f"{tenant} got an answer that is not whole")
 
             await asyncio.gather(
-                freeze_now_and_then(store, until), *(call(tenant, number) for tenant in keys for number in range(2))
+                freeze_now_and_then(store, until),
+                *(call(tenant, number) for tenant in keys for number in range(CALLS_A_TENANT)),
             )
     sys.stdout.write(f"seed {SEED}: {outcomes.total()} calls, {upstream.calls} upstream: {dict(outcomes)}\n")
     assert crossed == []
     assert outcomes["cancelled"]
     assert outcomes["hit"]
+    assert outcomes["coalesced"]
     assert not [outcome for outcome in outcomes if outcome.startswith("failed")]

@@ -14,14 +14,18 @@ from cache.entries import Entries, Entry
 from cache.errors import StoreUnavailable
 from cache.flights import MAX_FLIGHT_BYTES, Flights, Found
 from cache.inventory import Inventory
+from common.http_client import create_client
+from common.identity import HopIdentity, HopSigner
 from common.stores import connect
 from support.clock import Clock
+from support.platform import SECRETS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from redis.asyncio import Redis
 
+    from support.platform import Platform
     from support.valkey import Valkey
 
 BOUND_S = 10
@@ -275,6 +279,26 @@ async def test_a_leader_that_stays_away_loses_its_lease_to_one_other(
     assert sorted(one.word for one in found) == ["follow"] * 9 + ["lead"]
     assert await flights.renew(tenant, name, lead) == (False, 0)
     assert not await flights.append(tenant, name, lead, [b"late"], first=0)
+
+
+async def test_a_leader_whose_connection_breaks_loses_its_lease_long_before_its_end(
+    stack: Platform, store: Redis, flights: Flights, tenant: str, name: str
+) -> None:
+    lead = (await flights.look_up(tenant, name, own_id=new_id())).flight
+    token = HopSigner(SECRETS["cache_hop_secret"], "cache").authorization(HopIdentity(tenant, "key1"))
+    async with create_client(base_url=stack.cache) as leader, asyncio.timeout(BOUND_S):
+        renewed, flight = None, names.flight(tenant, name, lead)[0]
+        granted = await store.hget(flight, "until")
+        attending = asyncio.create_task(
+            leader.post(f"/v1/flights/{name}/{lead}/attendance", headers={"authorization": token})
+        )
+        while renewed in (None, granted):  # then it waits there, for a second
+            renewed = await store.hget(flight, "until")
+        attending.cancel()
+        while await store.hget(flight, "id"):
+            pass
+    seconds, _ = await store.time()
+    assert float(renewed or 0) / 1000 - seconds > 1  # a lease that was still to run
 
 
 async def test_a_lease_is_kept_while_somebody_follows_and_let_go_when_nobody_does(

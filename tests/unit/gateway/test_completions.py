@@ -10,8 +10,9 @@ import pytest
 from common.deadline import Deadline
 from gateway.authentication import Caller
 from gateway.call import CHAT, EMBEDDINGS, Call, Timings
+from gateway.fingerprint import fingerprint
 from support.asgi import Line
-from support.cache_service import ALICE, BOUND_S, CacheService, completions_over
+from support.cache_service import ALICE, BOUND_S, SEALER, CacheService, completions_over
 
 if TYPE_CHECKING:
     from gateway.answer import Answer
@@ -23,11 +24,16 @@ WHOLE = {"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason":
 class Platform:
     """What inference answers, and the entries of the cache service."""
 
-    def __init__(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, content: bytes, headers: dict[str, str] | None = None, *, hot_life_s: float = 0
+    ) -> None:
         self.response = (status, content, headers)
         self.asked = 0
+        self.calls: list[Call] = []
         self.service = CacheService()
-        self.completions, self.writer = completions_over(self.service, self._inference, max_entry_bytes=MAX_ENTRY_BYTES)
+        self.completions, self.writer = completions_over(
+            self.service, self._inference, hot_life_s=hot_life_s, max_entry_bytes=MAX_ENTRY_BYTES
+        )
 
     async def _inference(self, _: httpx2.Request) -> httpx2.Response:
         self.asked += 1
@@ -47,6 +53,7 @@ class Platform:
             Timings(),
             cache_control=frozenset(cache_control),
         )
+        self.calls.append(call)
         async with self.writer.writing(BOUND_S), self.completions.flights.flying():
             answer = await self.completions.answer(call, Line().receive)
             async with asyncio.timeout(BOUND_S):
@@ -121,3 +128,62 @@ async def test_only_what_the_caller_may_know_of_inferences_headers_is_passed_on(
     }
     answer = await Platform(503, b"{}", headers).answer()
     assert {name: answer.headers.get(name) for name in headers} == headers | {"server": None, "set-cookie": None}
+
+
+async def test_a_fallbacks_answer_is_kept_under_the_model_that_gave_it_and_no_other() -> None:
+    platform = Platform(200, json.dumps(WHOLE).encode(), {"x-spillway-model": "other"})
+    first = await platform.answer()
+    assert (first.headers["x-cache"], first.headers["x-spillway-model"]) == ("miss", "other")
+    ((name, _),) = platform.service.entries.items()
+    key = SEALER.fingerprint_key
+    body = {"model": "other", "input": "x"}
+    assert name == fingerprint(key, tenant="alice", endpoint=CHAT, body=body)
+    assert (await platform.answer()).headers["x-cache"] == "miss"
+
+
+async def test_a_damaged_entry_is_a_miss_an_alarm_and_replaced() -> None:
+    platform = Platform(200, json.dumps(WHOLE).encode())
+    await platform.answer()
+    ((name, (sealed, life)),) = platform.service.entries.items()
+    platform.service.entries[name] = (sealed[:-1] + b"x", life)
+    assert (await platform.answer()).headers["x-cache"] == "miss"
+    assert platform.completions.cache.broken_seals == 1
+    assert (await platform.answer()).headers["x-cache"] == "hit"
+
+
+async def test_an_entry_that_was_read_is_answered_from_memory_without_a_call() -> None:
+    platform = Platform(200, json.dumps(WHOLE).encode(), hot_life_s=60)
+    await platform.answer()
+    assert (await platform.answer()).headers["x-cache"] == "hit"
+    asked = len(platform.service.requests)
+    again = await platform.answer()
+    assert (again.headers["x-cache"], again.headers["age"]) == ("hit", "7")
+    assert len(platform.service.requests) == asked
+    assert (await platform.answer(CHAT, "max-age=5")).headers["x-cache"] == "hit"  # the transport knows no ages
+    assert len(platform.service.requests) == asked + 1
+    await platform.answer(CHAT, "no-cache")
+    platform.service.entries.clear()
+    assert (await platform.answer()).headers["x-cache"] == "miss"  # a fresh answer is not hidden by the one before
+
+
+async def test_with_the_cache_gone_identical_calls_of_this_replica_still_share_one() -> None:
+    platform = Platform(200, json.dumps(WHOLE).encode())
+
+    async def refuse(_: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("refused")
+
+    platform.service.answer = refuse
+    answers = await asyncio.gather(*(platform.answer() for _ in range(5)))
+    assert sorted(answer.headers["x-cache"] for answer in answers) == ["coalesced"] * 4 + ["miss"]
+    assert platform.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("directives", "noted"), [((), "miss"), (("no-store",), "bypass:no-store"), (("no-cache",), "miss:no-cache")]
+)
+async def test_the_decision_record_says_what_became_of_the_cache_and_why(
+    directives: tuple[str, ...], noted: str
+) -> None:
+    platform = Platform(200, json.dumps(WHOLE).encode())
+    await platform.answer(CHAT, *directives)
+    assert platform.calls[-1].decision.facts["cache"] == noted

@@ -15,10 +15,12 @@ from starlette.responses import Response
 
 from common import sse
 from common.errors import ClientGone, DeadlineExceeded, ServiceError, Unavailable, UpstreamFailed
+from common.watchdog import Watchdog
 from common.wire import EVENT_STREAM
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from starlette.types import Receive, Scope, Send
 
@@ -29,25 +31,48 @@ SEND_BLOCKED_S = 30
 """A client that reads nothing for so long is dropped: it holds an upstream call."""
 END_GRACE_S = 0.5
 """What an upstream gets to end its connection normally after a complete answer."""
+SEND_LAST_S = 1
+"""What a client gets to take the error event with which its stream ends."""
 
 
 class AlreadyToldError(UpstreamFailed):
     """The stream broke, and the client has been told, or cannot be."""
 
 
-async def relay_chat(chunks: AsyncIterator[bytes], stream: sse.ChatStream) -> AsyncIterator[bytes]:
+class ClientStalledError(AlreadyToldError):
+    """The client has read nothing for so long that it will not read an error either."""
+
+    code = "client_stalled"
+
+
+async def relay_chat(
+    chunks: AsyncIterator[bytes], stream: sse.ChatStream, silence: Watchdog | None = None
+) -> AsyncIterator[bytes]:
     """Pass the whole events of an upstream's chat stream on; end well only if the answer was complete.
 
-    Raises `UpstreamFailed` when the upstream broke off, ended early or sent what is no stream of chat events, and
-    `DeadlineExceeded` when it fell silent.
+    `silence` bounds the time between two events with content: comments do not count. `sse.DONE` is the last that is
+    passed on, by itself. Raises `UpstreamFailed` when the upstream broke off, ended early or sent what is no stream of
+    chat events, `DeadlineExceeded` when it fell silent or the deadline of `silence` passed.
     """
-    with _as_service_errors(stream):
-        ended = stream.is_done
-        while not ended:
-            chunk = await anext(chunks, None)
-            if chunk is not None and (events := stream.feed(chunk)):
-                yield events
-            ended = chunk is None or stream.is_done
+    waiting: AbstractContextManager[object] = silence or contextlib.nullcontext()
+    try:
+        with _as_service_errors(stream, silence):
+            ended = stream.is_done
+            content = stream.content_events
+            while not ended:
+                with waiting:
+                    chunk = await anext(chunks, None)
+                if chunk is not None and (events := stream.feed(chunk)):
+                    yield events
+                if silence is not None and stream.content_events != content:
+                    content = stream.content_events
+                    silence.heard()
+                    if silence.is_past_deadline:
+                        raise TimeoutError
+                ended = chunk is None or stream.is_done
+    finally:
+        if silence is not None:
+            silence.close()
     if stream.failed:
         raise AlreadyToldError("The upstream reported an error.")
     if not stream.is_complete:
@@ -61,34 +86,44 @@ async def relay_chat(chunks: AsyncIterator[bytes], stream: sse.ChatStream) -> As
 
 
 @contextlib.contextmanager
-def _as_service_errors(stream: sse.ChatStream) -> Iterator[None]:
+def _as_service_errors(stream: sse.ChatStream, silence: Watchdog | None) -> Iterator[None]:
     try:
         yield
     except (httpx2.HTTPError, TimeoutError) as error:
         if stream.failed:
             raise AlreadyToldError("The upstream reported an error.") from error
+        if silence is not None and silence.is_past_deadline:
+            raise DeadlineExceeded("The request's deadline passed.") from error
         if isinstance(error, httpx2.TimeoutException | TimeoutError):
             raise DeadlineExceeded("The answer stalled before its end.", code="stream_stalled") from error
         raise UpstreamFailed("The answer broke off before its end.", code="stream_interrupted") from error
+    except sse.StreamTooLargeError as error:
+        raise UpstreamFailed("The upstream's answer is too large.", code="stream_too_large") from error
     except sse.MalformedStreamError as error:
         raise UpstreamFailed("The upstream sent a malformed stream.", code="stream_malformed") from error
 
 
 async def watched(chunks: AsyncIterator[bytes], *, gap_s: float, deadline: Deadline) -> AsyncIterator[bytes]:
     """The same chunks, with a bound on the silence between two of them, and on the whole. Raises `TimeoutError`."""
-    while True:
-        async with asyncio.timeout(min(gap_s, deadline.remaining_s())):
-            chunk = await anext(chunks, None)
-        if chunk is None:
-            return
-        yield chunk
+    silence = Watchdog(gap_s, deadline)
+    try:
+        while True:
+            with silence:
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+            silence.heard()
+    finally:
+        silence.close()
 
 
 class EventStream(Response):
     """A response whose body is the events of `chunks`; `finish` is awaited once, whatever ended it.
 
     `chunks` yields whole events and raises `ServiceError` when the answer broke. `finish` is given the error, or None
-    when the stream was sent to its end.
+    when the stream was sent to its end. `trailer` makes what is sent last of a stream that broke, the error event
+    included; of one that ends well `chunks` sends it. `deadline` bounds how long a client may read nothing, as 30 s do.
     """
 
     media_type = EVENT_STREAM
@@ -99,9 +134,13 @@ class EventStream(Response):
         *,
         finish: Callable[[ServiceError | None], Awaitable[None]],
         headers: Mapping[str, str] | None = None,
+        trailer: Callable[[], bytes] = bytes,
+        deadline: Deadline | None = None,
     ) -> None:
         self.chunks = chunks
         self._finish = finish
+        self._trailer = trailer
+        self._deadline = deadline
         self.status_code = 200
         self.background = None
         self.init_headers({"cache-control": "no-cache, no-transform", "x-accel-buffering": "no", **(headers or {})})
@@ -134,15 +173,23 @@ class EventStream(Response):
 
     async def _send_events(self, send: Send) -> ServiceError | None:
         """Send every event; return what broke the stream, the client having been told if it still reads."""
+        blocked = Watchdog(SEND_BLOCKED_S, self._deadline)
         try:
-            async for chunk in self.chunks:
-                await _send_body(send, chunk)
-        except ServiceError as broken:
-            if not isinstance(broken, AlreadyToldError):
-                with contextlib.suppress(AlreadyToldError):
-                    await _send_body(send, sse.event(broken.body()))
-            return broken
-        return None
+            try:
+                async for chunk in self.chunks:
+                    await _send_body(send, chunk, blocked)
+            except ClientStalledError as stalled:
+                return stalled
+            except ServiceError as broken:
+                told = b"" if isinstance(broken, AlreadyToldError) else sse.event(broken.body())
+                if last := told + self._trailer():
+                    blocked.grant(SEND_LAST_S)
+                    with contextlib.suppress(ClientStalledError):
+                        await _send_body(send, last, blocked)
+                return broken
+            return None
+        finally:
+            blocked.close()
 
     async def _close_chunks(self) -> None:
         close = getattr(self.chunks, "aclose", None)
@@ -150,13 +197,14 @@ class EventStream(Response):
             await close()
 
 
-async def _send_body(send: Send, body: bytes) -> None:
-    """Raises `AlreadyToldError` when the client has read nothing for so long that it will not read an error either."""
+async def _send_body(send: Send, body: bytes, blocked: Watchdog) -> None:
+    """Raises `ClientStalledError` when the client has read nothing for too long."""
+    blocked.heard()
     try:
-        async with asyncio.timeout(SEND_BLOCKED_S):
+        with blocked:
             await send({"type": "http.response.body", "body": body, "more_body": True})
     except TimeoutError:
-        raise AlreadyToldError("The client stopped reading.", code="client_stalled") from None
+        raise ClientStalledError("The client stopped reading.") from None
 
 
 async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[object] | None) -> None:

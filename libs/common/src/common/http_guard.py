@@ -44,7 +44,7 @@ they are sent in place of starting the application, and the connection is closed
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
-_KEPT = frozenset({b"x-spillway-priority", b"x-spillway-max-attempts"})
+_KEPT = frozenset({b"x-spillway-priority", b"x-spillway-replay", b"x-spillway-max-attempts"})
 _FORWARDED = frozenset({b"forwarded", b"x-real-ip"})
 
 

@@ -11,7 +11,7 @@ import orjson
 from devstack import credentials, plan, ports, upstream
 from devstack.local_dir import LocalDir
 
-SERVICES = ("gateway", "inference", "cache")
+SERVICES = ("gateway", "inference", "cache", "jobs")
 _MADE_UP = "no secret: a document needs none of them"
 
 

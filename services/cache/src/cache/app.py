@@ -54,5 +54,5 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    routers = [lookups.router, entries.router, flights.router, inventory.router]
+    routers = [lookups.router, entries.lean, entries.router, flights.router, inventory.router]
     return frame("cache", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider)

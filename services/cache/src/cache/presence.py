@@ -17,10 +17,10 @@ async def while_present(receive: Receive, work: Coroutine[Any, Any, None]) -> bo
     gone = asyncio.create_task(_gone(receive))
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-            return True
-        return False
+        if gone.done():  # also if the work has just ended: nobody would hear of it
+            return False
+        working.result()
+        return True
     finally:
         for task in (working, gone):
             task.cancel()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import orjson
 from opentelemetry import trace
 from starlette.responses import Response
 
 from common import wire
+from common.errors import RateLimited, envelope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.call import Call
 
 OK = 200
+UPSTREAM_RATE_LIMITED = "upstream_rate_limited"
 PASSED_ON = ("retry-after", wire.SHOULD_RETRY, wire.ATTEMPTS, wire.MODEL, wire.TARGET)
 """What a caller may know of inference's headers."""
 
@@ -43,3 +46,13 @@ def headers_of(call: Call, outcome: wire.CacheOutcome, further: Mapping[str, str
 
 def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: headers[name] for name in PASSED_ON if name in headers}
+
+
+def of_upstream(refusal: bytes) -> bytes:
+    """A 429 that is not ours says so: the caller's own limits may be far from used up."""
+    try:
+        error: dict[str, Any] = orjson.loads(refusal)["error"]
+        told, type_ = str(error["message"]), str(error["type"])
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        told, type_ = "", RateLimited.type
+    return envelope(f"The upstream's limit is reached. {told}".strip(), type_=type_, code=UPSTREAM_RATE_LIMITED)

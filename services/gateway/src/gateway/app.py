@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING
 
 from common import telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.http_guard import Door
-from common.identity import HopSigner
+from common.identity import HopSigner, HopVerifier
+from common.overload.gate import watching
+from common.overload.memory import memory_gauge
+from common.overload.shedder import Shedder
 from common.server import draining
 from common.service import frame
 from common.settings import BadSettingsError, load, revealed
 from common.stores import connect, is_reachable
+from gateway.admission.turnstile import Turnstile
 from gateway.authentication import Authenticator
 from gateway.caching import open_completions
 from gateway.catalogue import ModelCatalogue
 from gateway.dependencies import State
 from gateway.failed_logins import FailedLogins
 from gateway.governor import Governor
+from gateway.idempotency.opening import open_keyed_requests
 from gateway.inference_client import InferenceClient
+from gateway.jobs_client import JobsClient
 from gateway.key_directory import KeyDirectory
 from gateway.key_reading import KeyReader
 from gateway.key_upkeep import KeyUpkeep
 from gateway.keys_file import BadKeysFileError, DeclaredKeys
 from gateway.limits.opening import open_limits
-from gateway.routes import admin, admin_cache, admin_tenants, admin_usage, generate, openai
+from gateway.replays import ReplayAuthenticator, is_workers
+from gateway.routes import admin, admin_cache, admin_tenants, admin_usage, generate, jobs, openai
 from gateway.settings import Settings
 from gateway.store_breaker import StoreBreaker
 
@@ -46,7 +54,15 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("gateway")
     health = Health()
+    shedder = Shedder(
+        max_requests=settings.max_requests,
+        max_body_bytes=settings.max_body_bytes_in_flight,
+        max_lag_s=settings.max_lag_s,
+    )
+    turnstile = Turnstile(settings.max_concurrency)
+    turnstile.is_batch_shed = lambda: shedder.is_batch_shed
     declared = _declared(settings)
+    workers = _verifier_of_workers(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -54,28 +70,59 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             store: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(store.aclose)
             health.add_shared("state_store", lambda: is_reachable(store))
-            state = await _open(stack, settings, store, provider, health, declared=declared)
+            state = await _open(stack, settings, store, provider, health=health, turnstile=turnstile, declared=declared)
+            state["jobs"] = await _open_jobs(stack, settings, provider)
+            if workers is not None:
+                state["replays"] = ReplayAuthenticator(workers, state["directory"].look_up)
+            await stack.enter_async_context(watching(shedder, memory_gauge(settings.memory_limit_bytes)))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
     routers = [generate.router, openai.router, *(ADMIN if settings.admin_key is not None else ())]
-    return frame("gateway", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, edge=True)
+    if settings.jobs_hop_secret is not None:
+        routers += [jobs.router, *([jobs.admin_router] if settings.admin_key is not None else [])]
+    return frame(
+        "gateway",
+        lifespan=lifespan,
+        health=health,
+        routers=routers,
+        tracer_provider=provider,
+        edge=True,
+        is_ours=None if workers is None else functools.partial(is_workers, workers),
+        shedder=shedder,
+    )
 
 
-async def _open(  # noqa: PLR0913  # what the lifespan has, each used once
+def _verifier_of_workers(settings: Settings) -> HopVerifier | None:
+    secrets = revealed(settings.hop_secret, settings.hop_secret_previous)
+    return HopVerifier(secrets, "gateway") if secrets else None
+
+
+async def _open_jobs(
+    stack: contextlib.AsyncExitStack, settings: Settings, provider: TracerProvider | None
+) -> JobsClient | None:
+    if settings.jobs_hop_secret is None:
+        return None
+    client = await stack.enter_async_context(create_client(base_url=settings.jobs_url, tracer_provider=provider))
+    return JobsClient(client, HopSigner(settings.jobs_hop_secret.get_secret_value(), "jobs"))
+
+
+async def _open(  # noqa: PLR0913  # here the parts meet
     stack: contextlib.AsyncExitStack,
     settings: Settings,
     store: Redis,
     provider: TracerProvider | None,
-    health: Health,
     *,
+    health: Health,
+    turnstile: Turnstile,
     declared: DeclaredKeys,
 ) -> State:
     signer = HopSigner(settings.inference_hop_secret.get_secret_value(), "inference")
     inference = InferenceClient(
         await stack.enter_async_context(create_client(base_url=settings.inference_url, tracer_provider=provider)),
         signer,
+        turnstile,
     )
     # Untraced: nobody's request asks for it.
     catalogue = ModelCatalogue(await stack.enter_async_context(create_client(base_url=settings.inference_url)), signer)
@@ -94,8 +141,10 @@ async def _open(  # noqa: PLR0913  # what the lifespan has, each used once
         failed_logins=authenticator.failed_logins,
         inference=inference,
         completions=await open_completions(stack, settings, inference, provider, revision=lambda: catalogue.revision),
-        governor=Governor(limiter),
+        governor=Governor(await open_keyed_requests(stack, settings, store), limiter),
         ledger=limiter.ledger,
+        jobs=None,
+        replays=None,
     )
 
 

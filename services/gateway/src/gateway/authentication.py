@@ -29,6 +29,8 @@ class Caller:
     tenant: str
     key_id: str
     policy: Policy = NO_LIMITS
+    is_replay: bool = False
+    """A worker calls, for a job of the tenant's."""
 
 
 def bearer(authorization: str | None) -> str:

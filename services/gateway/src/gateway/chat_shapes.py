@@ -20,6 +20,7 @@ _BOUNDARY = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
 _WORDS = re.compile(r"\s*\S+|\s+$")
 MOST_PIECES = 512
 """Of one text; a longer one is cut into larger pieces."""
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _NO_USAGE = b',"usage":null'
 _OF_CHUNKS = {"choices", "usage", "object"}
 _SAID_ONCE = {"role", "id", "type", "name"}
@@ -32,6 +33,8 @@ class NotAChatAnswerError(ValueError):
 
 def split(events: bytes) -> list[bytes]:
     """The single events of a stream."""
+    if b"\r" not in events:  # thirty times as fast
+        return [event + b"\n\n" for event in events.split(b"\n\n") if event.strip()]
     return [event for event in _BOUNDARY.split(events) if event.strip()]
 
 
@@ -39,14 +42,15 @@ def without_usage(events: bytes) -> bytes:
     """The same events for a client that did not ask for usage: its chunk is gone, and the empty field of the others."""
     if b'"usage"' not in events:
         return events
-    if b'"usage":{' in events or b'"usage": {' in events:
+    if _USAGE.search(events):
         events = b"".join(event for event in split(events) if not _is_usage_chunk(event))
     return events.replace(_NO_USAGE, b"")  # inside a JSON text these bytes could only stand with escaped quotes
 
 
 def _is_usage_chunk(event: bytes) -> bool:
-    chunk = _chunk(event)
-    return chunk is not None and bool(chunk.get("usage")) and not chunk.get("choices")
+    if _USAGE.search(event) is None:
+        return False
+    return any(chunk.get("usage") and not chunk.get("choices") for chunk in chunks_of(event))
 
 
 # -- from events to a completion --------------------------------------------------------------------------------------
@@ -56,10 +60,7 @@ def completion_of(events: bytes) -> dict[str, Any]:
     """Accumulate the deltas of a complete stream, as the official SDK does. Raises `NotAChatAnswerError`."""
     answer: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
-    for event in split(events):
-        chunk = _chunk(event)
-        if chunk is None:
-            continue
+    for chunk in chunks_of(events):
         try:
             _take_chunk(answer, choices, chunk)
         except (TypeError, KeyError, AttributeError) as error:
@@ -71,17 +72,24 @@ def completion_of(events: bytes) -> dict[str, Any]:
     return whole
 
 
-def _chunk(event: bytes) -> dict[str, Any] | None:
-    payload = sse.data_of(event)
-    if payload is None or payload == b"[DONE]":
-        return None
+def chunks_of(events: bytes) -> list[dict[str, Any]]:
+    """The chunks of a stream, parsed in one go. Raises `NotAChatAnswerError` if an event is none."""
+    payloads = [payload for event in split(events) if (payload := _payload(event)) is not None]
     try:
-        chunk = orjson.loads(payload)
+        chunks: list[dict[str, Any]] = orjson.loads(b"[" + b",".join(payloads) + b"]")
     except orjson.JSONDecodeError as error:
         raise NotAChatAnswerError("an event is not JSON") from error
-    if not isinstance(chunk, dict) or chunk.get("error"):
+    if len(chunks) != len(payloads) or any(not isinstance(chunk, dict) or chunk.get("error") for chunk in chunks):
         raise NotAChatAnswerError("an event is no chunk")
-    return chunk
+    return chunks
+
+
+def _payload(event: bytes) -> bytes | None:
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:  # as nearly all are: one line
+        payload: bytes | None = event[6:-2]
+    else:
+        payload = sse.data_of(event)
+    return None if payload == b"[DONE]" else payload
 
 
 def _take_chunk(answer: dict[str, Any], choices: dict[int, dict[str, Any]], chunk: dict[str, Any]) -> None:
@@ -163,8 +171,10 @@ def events_of(completion: dict[str, Any], *, include_usage: bool) -> list[bytes]
 def _parts(choice: dict[str, Any]) -> Iterator[dict[str, Any]]:
     message, logprobs = choice["message"], choice.get("logprobs") or {}
     unknown = {key: value for key, value in message.items() if key not in _OF_MESSAGES and value is not None}
-    opening = "" if message.get("content") is not None else None
-    yield _part(choice, {"role": message.get("role", "assistant"), "content": opening} | unknown)
+    opening: dict[str, Any] = {"content": "" if message.get("content") is not None else None}
+    if message.get("refusal") is not None:
+        opening["refusal"] = ""
+    yield _part(choice, {"role": message.get("role", "assistant")} | opening | unknown)
     for field in ("content", "refusal"):
         text = message.get(field)
         for piece, told in _told(text, logprobs.get(field)) if text is not None else ():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from common import sse, usage, wire
-from common.errors import DeadlineExceeded, UpstreamFailed
-from common.event_stream import relay_chat, watched
-from gateway.answer import OK, passed_on
+from common.errors import DeadlineExceeded, ServiceError, UpstreamFailed
+from common.event_stream import relay_chat
+from common.watchdog import Watchdog
+from gateway.answer import OK, of_upstream, passed_on
 from gateway.call import CHAT
 from gateway.chat_shapes import NotAChatAnswerError
 from gateway.coalescing.flight import Failure, Head
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from gateway.hot_entries import HotEntries
     from gateway.inference_client import InferenceClient
 
+_TOO_MANY_REQUESTS = 429
 STREAM_GAP_S = 35
 """Longer than inference's own bound (30 s), which says more when it ends a stream."""
 
@@ -83,14 +86,20 @@ async def fetch(inference: InferenceClient, flight: Flight, call: Call, *, paylo
     failure = None
     try:
         response = await inference.send(replace(call, payload=payload))
-        meter.has_reached_a_model = True
+        meter.was_at_work = response.status_code == OK
         if response.status_code == OK and response.headers.get("content-type", "").startswith(wire.EVENT_STREAM):
             call.timings.record("upstream", started)
             await _fetch_events(response, flight, call, meter)
         else:
             failure = await _fetch_whole(response, flight, call, meter, started)
+    except asyncio.CancelledError:  # nobody waits any more, or the deadline passed: what it cost will not be told
+        meter.was_at_work = True
+        raise
+    except ServiceError as error:
+        meter.was_at_work |= error.headers.get(wire.SHOULD_RETRY) == "false"
+        raise
     finally:
-        meter.settle(has_failed=not flight.has_ended)
+        meter.settle()
     return failure
 
 
@@ -98,10 +107,9 @@ async def _fetch_events(response: httpx2.Response, flight: Flight, call: Call, m
     try:
         flight.take_off(Head(is_stream=True, headers=passed_on(response.headers)))
         async for chunk in _relay(response, call):
-            events = meter.events(chunk)
-            if events == sse.DONE:
+            if chunk == sse.DONE:
                 flight.land()
-            elif events and not flight.has_ended:
+            elif (events := meter.events(chunk)) and not flight.has_ended:
                 flight.add(events)
     finally:
         await response.aclose()
@@ -114,6 +122,8 @@ async def _fetch_whole(
     call.timings.record("upstream", started)
     meter.report(response.headers.get(usage.HEADER))
     headers = passed_on(response.headers)
+    if response.status_code == _TOO_MANY_REQUESTS and wire.DECISION not in response.headers:
+        body = of_upstream(body)
     if response.status_code != OK:
         return Failure(response.status_code, body, headers)
     meter.body(body)
@@ -134,9 +144,6 @@ async def read_whole(response: httpx2.Response) -> bytes:
         await response.aclose()
 
 
-async def _relay(response: httpx2.Response, call: Call) -> AsyncIterator[bytes]:
-    chunks = watched(response.aiter_raw(), gap_s=STREAM_GAP_S, deadline=call.deadline)
-    async for events in relay_chat(chunks, sse.ChatStream(call.choices)):
-        yield events
-        if call.deadline.remaining_s() <= 0:
-            raise DeadlineExceeded("The request's deadline passed.")
+def _relay(response: httpx2.Response, call: Call) -> AsyncIterator[bytes]:
+    silence = Watchdog(STREAM_GAP_S, call.deadline)
+    return relay_chat(response.aiter_raw(), sse.ChatStream(call.choices), silence)

@@ -20,7 +20,7 @@ from gateway.call import EMBEDDINGS
 from gateway.chat_shapes import NotAChatAnswerError, completion_of, events_of, without_usage
 from gateway.chat_work import ChatWork, read_whole
 from gateway.coalescing.flight import Failure, Flight, FlightFailedError, FlightLostError
-from gateway.embeddings import EmbeddingsWork, body_of, items_of
+from gateway.embeddings import ITEM, EmbeddingsWork, body_of, items_of
 from gateway.fingerprint import fingerprint
 from gateway.hot_entries import Hit
 from gateway.kept_chat import REPLAY, as_events, as_whole, includes_usage, replay
@@ -115,10 +115,16 @@ class Completions:
         items = items_of(call.body["input"])
         if len(items) > MOST_AT_ONCE and not plan.is_bypass:
             plan = plan.passed_by("batch-too-large")
+        names = [] if plan.is_bypass else [self._named(call, input=item) for item in items]
         if plan.is_bypass:
             work: Work = self._work(call, plan)
+        elif len(items) == 1:  # its entry is found, or its flight joined, in one call
+            work = EmbeddingsWork(names[0], self.inference, self.writer, items, names, [None])
+            if (hit := self._remembered(call, plan, work)) is not None:
+                return Answer(OK, _whole_of(hit.value), self._hit_headers(call, hit), is_cached=True)
+            if not plan.looks:
+                self.hot.forget(call.identity.tenant, names[0])
         else:
-            names = [self._named(call, input=item) for item in items]
             started = time.perf_counter()
             found = await self._kept_items(call, plan, names)
             if all(found):
@@ -130,7 +136,7 @@ class Completions:
                 raise self._not_cached(call)
             call.decision.note("cached_items", f"{len(found) - found.count(None)}/{len(found)}")
             name = self._named(call)
-            work = EmbeddingsWork(name, self.inference, self.writer, items, names, found, keeps=plan.keeps)
+            work = EmbeddingsWork(name, self.inference, self.writer, items, names, found)
         return await self._brought(call, plan, work, lambda flight: self._landed(call, plan, flight))
 
     async def _kept_items(self, call: Call, plan: Plan, names: list[str]) -> list[Hit | None]:
@@ -258,7 +264,7 @@ class Completions:
 
 
 def _whole_of(kept: bytes) -> bytes:
-    return _told(lambda: as_whole(kept))
+    return _told(lambda: body_of([kept]) if kept[:1] == ITEM else as_whole(kept))
 
 
 def _told(convert: Callable[[], bytes]) -> bytes:

@@ -18,12 +18,13 @@ from common.deadline import Deadline, positive_number
 from common.errors import (
     BodyTimeout,
     ClientGone,
+    InvalidRequest,
     PayloadTooLarge,
     PermissionDenied,
     Unauthenticated,
     UnsupportedMediaType,
 )
-from common.identity import HopIdentity
+from common.identity import HopIdentity, Priority
 from common.settings import revealed
 from gateway.audit import Actor
 from gateway.authentication import Authenticator, Caller, bearer
@@ -33,10 +34,12 @@ from gateway.decision import Decision
 from gateway.failed_logins import FailedLogins
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
+from gateway.jobs_client import JobsClient
 from gateway.key_directory import KeyDirectory
 from gateway.keys import ApiKey
 from gateway.keys_file import DeclaredKeys
 from gateway.limits.ledger import Ledger
+from gateway.replays import ReplayAuthenticator, is_hop_token
 from gateway.requests import refuse_denied
 from gateway.settings import Settings
 from gateway.strict_json import parse_object, render
@@ -58,6 +61,9 @@ class State(TypedDict):
     completions: Completions
     governor: Governor
     ledger: Ledger
+    jobs: JobsClient | None
+    """None: this gateway has no jobs."""
+    replays: ReplayAuthenticator | None
 
 
 def state_of(request: Request) -> State:
@@ -70,9 +76,11 @@ async def authenticated(request: Request) -> Caller:
     scope_state = request.scope["state"]
     timings = scope_state["timings"] = Timings()
     scope_state["decision"] = Decision(scope_state["headers"])
-    caller = await state_of(request)["authenticator"].authenticate(
-        request.headers.get("authorization"), address_of(request)
-    )
+    authorization, replays = request.headers.get("authorization"), state_of(request)["replays"]
+    if replays is not None and is_hop_token(authorization):
+        caller = await replays.authenticate(authorization)
+    else:
+        caller = await state_of(request)["authenticator"].authenticate(authorization, address_of(request))
     timings.record("auth", started)
     span = trace.get_current_span()
     if span.is_recording():
@@ -184,10 +192,13 @@ class CallFactory:
             answer_headers=scope_state["headers"],
             decision=scope_state["decision"],
             ending=scope_state["ending"],
+            route=self.request.scope["path"],
+            receive=self.request.receive,
         )
 
     def identity(self) -> HopIdentity:
-        return HopIdentity(self.caller.tenant, self.caller.key_id)
+        ceiling = self.caller.policy.priority
+        return HopIdentity(self.caller.tenant, self.caller.key_id, _priority(self.request.headers, ceiling))
 
     def deadline(self, *, is_stream: bool = False) -> Deadline:
         settings = state_of(self.request)["settings"]
@@ -201,6 +212,14 @@ async def call_factory(request: Request, caller: AuthenticatedCaller) -> CallFac
 
 
 Calls = Annotated[CallFactory, Depends(call_factory)]
+
+
+def _priority(headers: Mapping[str, str], ceiling: Priority) -> Priority:
+    """The key's own priority, unless the caller asks for less."""
+    wanted = headers.get(wire.PRIORITY, ceiling)
+    if wanted not in ("interactive", "batch"):
+        raise InvalidRequest(f"The header {wire.PRIORITY} has to be interactive or batch.", param=wire.PRIORITY)
+    return "batch" if "batch" in (wanted, ceiling) else "interactive"
 
 
 def _directives(cache_control: str) -> frozenset[str]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from gateway.hot_entries import Hit
     from gateway.inference_client import InferenceClient
 
+ITEM = b"e"
+"""The first byte of such an entry, as `w` and `s` are of chat's."""
 Item = str | list[int]
 
 
@@ -36,8 +38,11 @@ def items_of(asked: Any) -> list[Item]:
 
 def body_of(kept: Sequence[bytes]) -> bytes:
     """The answer that these entries make together, in their order."""
-    entries = [orjson.loads(value) for value in kept]
-    return orjson.dumps(_joined(entries))
+    return orjson.dumps(_joined([orjson.loads(value[1:]) for value in kept]))
+
+
+def kept_item(entry: dict[str, Any]) -> bytes:
+    return ITEM + orjson.dumps(entry)
 
 
 def _joined(entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -52,13 +57,13 @@ class EmbeddingsWork:
     """Fetches the items that were not found, and puts the answer together."""
 
     name: str
+    """Of the whole batch; of a single item it is that of its entry, which then answers and ends the lease."""
     inference: InferenceClient
     writer: EntryWriter
     items: Sequence[Item]
     names: Sequence[str]
     """The fingerprint of each item's entry."""
     found: Sequence[Hit | None]
-    keeps: bool
     fresh: dict[int, dict[str, Any]] = field(default_factory=dict)
     """The new entries, by their place in the batch."""
 
@@ -82,19 +87,21 @@ class EmbeddingsWork:
     def is_worth_keeping(self, flight: Flight) -> bool:  # noqa: ARG002  # the protocol's
         return bool(self.fresh)
 
-    def keep(self, flight: Flight, call: Call, lease: str) -> bool:  # noqa: ARG002  # the protocol's
-        """Never ends the lease: it is the whole batch's, which has no entry of its own."""
-        is_of_another = flight.head is not None and flight.head.headers.get(wire.MODEL, call.model) != call.model
-        if not is_of_another:
-            values = [(self.names[place], orjson.dumps(entry)) for place, entry in self.fresh.items()]
-            self.writer.put_many(values, identity=call.identity)
+    def keep(self, flight: Flight, call: Call, lease: str) -> bool:
+        """Ends the lease with a single item's entry only: a batch has none of its own."""
+        if flight.head is not None and flight.head.headers.get(wire.MODEL, call.model) != call.model:
+            return False
+        values = [(self.names[place], kept_item(entry)) for place, entry in self.fresh.items()]
+        if values[0][0] == self.name:
+            return self.writer.put(self.name, values[0][1], identity=call.identity, flight=lease)
+        self.writer.put_many(values, identity=call.identity)
         return False
 
     def _put_together(self, expected: int) -> bytes:
         if len(self.fresh) != expected:
             raise UpstreamFailed("The upstream's answer was not a list of embeddings.", headers=wire.FINAL)
         entries = [
-            self.fresh[place] if hit is None else orjson.loads(hit.value) for place, hit in enumerate(self.found)
+            self.fresh[place] if hit is None else orjson.loads(hit.value[1:]) for place, hit in enumerate(self.found)
         ]
         return orjson.dumps(_joined(entries))
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import orjson
-from starlette.responses import Response
+from typing import TYPE_CHECKING
 
 from common import wire
-from common.errors import NotFound, RateLimited, ServiceError, envelope
+from common.errors import NotFound, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from starlette.responses import Response
+
     from gateway.call import Call
     from gateway.decision import Decision
+    from gateway.idempotency.keyed_requests import KeyedRequests
     from gateway.limits.limiter import Limiter
 
 _TOLD = {"model": wire.MODEL, "target": wire.TARGET, "attempts": wire.ATTEMPTS}
@@ -24,29 +24,56 @@ _TOO_MANY_REQUESTS = 429
 
 @dataclass(frozen=True, slots=True)
 class Governor:
+    keyed_requests: KeyedRequests
     limits: Limiter
 
     async def serve(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
-        """Admit `call`, then `answer` it. What it holds is given back when the answer is over, whatever ended it."""
+        """Admit `call`, then `answer` it, unless its `Idempotency-Key` has an answer already."""
         call.decision.note("key", call.caller.key_id)
         call.ending.callback(call.decision.record, call.log)
+
+        async def admit_and_answer(one: Call) -> Response:
+            return await self._admit_and_answer(one, answer)
+
         try:
             _check_model(call)
-            admission = await self.limits.admit(call)
-            admitted = replace(call, reservation=admission.reservation)
-            call.ending.callback(admission.reservation.release)
-        except ServiceError as error:
-            call.decision.note("outcome", error.code)
-            raise
-        try:
-            response = await answer(admitted)
+            return await self.keyed_requests.serve(call, admit_and_answer, self._admit_replay)
         except ServiceError as error:
             _note_answer(call.decision, error.status, error.headers)
             call.decision.note("outcome", error.code)
             raise
+
+    async def _admit_replay(self, call: Call) -> None:
+        """What a replay pays: the request rate alone."""
+        admission = await self.limits.admit(call, rate_only=True)
+        call.ending.callback(admission.reservation.release)
+
+    async def _admit_and_answer(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
+        """What `call` holds is given back when the answer is over, whatever ended it."""
+        admission = await self.limits.admit(call)
+        call.ending.callback(admission.reservation.release)
+        response = await answer(replace(call, reservation=admission.reservation))
         admission.hear(response.headers)
         _note_answer(call.decision, response.status_code, response.headers)
-        return _of_upstream(response) if response.status_code == _TOO_MANY_REQUESTS else response
+        return response
+
+    async def submit(self, call: Call, accept: Callable[[Call], Awaitable[Response]]) -> Response:
+        """Have `call` accepted as a job. That pays the request rate; everything else is paid when the job runs.
+
+        Its `Idempotency-Key` is the queue's to keep: it is one with the job.
+        """
+        call.decision.note("key", call.caller.key_id)
+        call.ending.callback(call.decision.record, call.log)
+        try:
+            _check_model(call)
+            await self._admit_replay(call)
+            response = await accept(call)
+        except ServiceError as error:
+            _note_answer(call.decision, error.status, error.headers)
+            call.decision.note("outcome", error.code)
+            raise
+        call.decision.note("status", response.status_code)
+        return response
 
 
 def _check_model(call: Call) -> None:
@@ -56,22 +83,10 @@ def _check_model(call: Call) -> None:
         raise NotFound("The model does not exist, or this key may not use it.", param="model", code="model_not_found")
 
 
-def _of_upstream(response: Response) -> Response:
-    """A refusal that is not ours says so: the caller's own limits may be far from used up."""
-    try:
-        error: dict[str, Any] = orjson.loads(response.body)["error"]
-        told, type_ = str(error["message"]), str(error["type"])
-    except (orjson.JSONDecodeError, LookupError, TypeError):
-        told, type_ = "", RateLimited.type
-    body = envelope(f"The upstream's limit is reached. {told}".strip(), type_=type_, code="upstream_rate_limited")
-    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
-    return Response(body, response.status_code, headers)
-
-
 def _note_answer(decision: Decision, status: int, headers: Mapping[str, str]) -> None:
     for key, header in _TOLD.items():
         if header in headers:
             decision.note(key, headers[header])
-    if status == _TOO_MANY_REQUESTS and "refused" not in decision.facts:
-        decision.note("refused", "upstream")
+    if status == _TOO_MANY_REQUESTS:
+        decision.facts.setdefault("refused", "upstream")  # whoever refuses here has said so already
     decision.note("status", status)

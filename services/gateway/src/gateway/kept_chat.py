@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from common import sse
-from gateway.chat_shapes import NotAChatAnswerError, completion_of, events_of, split, without_usage
+from gateway.chat_shapes import NotAChatAnswerError, chunks_of, completion_of, events_of, split, without_usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -37,9 +37,19 @@ def kept_whole(body: bytes) -> bytes:
 
 
 def kept_stream(events: bytes) -> bytes:
-    """Raises `NotAChatAnswerError` unless the events make a complete answer."""
-    if not completion_of(events)["choices"]:
-        raise NotAChatAnswerError("the stream holds no choice")
+    """Raises `NotAChatAnswerError` unless every event is a chunk and each choice that is in them is finished."""
+    begun: set[Any] = set()
+    finished: set[Any] = set()
+    try:
+        for chunk in chunks_of(events):
+            for choice in chunk.get("choices") or ():
+                begun.add(choice.get("index", 0))
+                if choice.get("finish_reason"):
+                    finished.add(choice.get("index", 0))
+    except (TypeError, AttributeError) as error:
+        raise NotAChatAnswerError("a chunk is malformed") from error
+    if not begun or begun != finished:
+        raise NotAChatAnswerError("the stream is not complete")
     return STREAM + events
 
 

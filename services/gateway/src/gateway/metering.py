@@ -27,8 +27,8 @@ class Meter:
         self._reported: Usage | None = None
         self._told: dict[str, Any] | None = None
         self._events = 0
-        self.has_reached_a_model = False
-        """Inference has the request: from then on a model may be at work."""
+        self.was_at_work = False
+        """A model may have worked on it, whether we have heard of that or not."""
 
     def report(self, text: str | None) -> None:
         """Take the usage that inference reports with a whole answer, or with an error."""
@@ -54,13 +54,13 @@ class Meter:
                     self.body(sse.data_of(event) or b"")
         return events
 
-    def settle(self, *, has_failed: bool) -> None:
+    def settle(self) -> None:
         """Tell the call's reservation. An error answer that reports nothing used nothing."""
         if self._reported is not None:
             self._call.reservation.usage = self._reported
-        elif isinstance(self._told, dict) and not has_failed:
+        elif isinstance(self._told, dict):
             self._call.reservation.usage = Usage(_count(self._told, "prompt"), _count(self._told, "completion"))
-        elif self.has_reached_a_model and (self._events or not has_failed):
+        elif self.was_at_work:
             tokens = len(self._call.payload) // BYTES_A_TOKEN
             self._call.reservation.usage = Usage(tokens, self._events, is_estimated=True)
 

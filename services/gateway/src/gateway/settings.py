@@ -50,6 +50,13 @@ class Settings(ServiceSettings):
     cache_hop_secret: HopSecret
     inference_hop_secret: HopSecret
 
+    jobs_url: str = Field(default="http://127.0.0.1:8083", pattern=r"^https?://")
+    jobs_hop_secret: Secret | None = None
+    """Signs calls to the jobs service; without it there are no jobs."""
+    hop_secret: Secret | None = None
+    """Checks the tokens with which workers replay jobs; without it they are refused."""
+    hop_secret_previous: Secret | None = None
+
     default_model: str | None = Field(default=None, min_length=1, max_length=256)
     """The model of a `/generate` that names none; without it such a request is refused."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
@@ -73,6 +80,26 @@ class Settings(ServiceSettings):
     hot_entries_bytes: int = Field(default=8 * 1024 * 1024, ge=0, le=4 * 1024**3)
     entry_ttl_s: int = Field(default=3600, ge=1, le=30 * 86_400)
     max_entry_bytes: int = Field(default=256 * 1024, ge=1024, le=16 * 1024 * 1024)
+
+    idempotency_lease_s: float = Field(default=30, ge=0.3, le=300)
+    """A replica that dies holds the Idempotency-Keys that it runs no longer than this."""
+    idempotency_keep_s: float = Field(default=86_400, ge=1, le=30 * 86_400)
+    idempotency_max_answer_bytes: int = Field(default=2 * 1024 * 1024, ge=1024, le=16 * 1024 * 1024)
+    """A larger answer is remembered as given, and cannot be given again."""
+    idempotency_tenant_bytes: int = Field(default=64 * 1024 * 1024, ge=64 * 1024)
+    """Beyond it a tenant's oldest answers are forgotten."""
+    idempotency_total_bytes: int = Field(default=256 * 1024 * 1024, ge=64 * 1024)
+    """Beyond it no more are kept. At most half of the state store's memory: keys live there as well."""
+
+    max_concurrency: int = Field(default=512, ge=4, le=100_000)
+    """Calls that one process has under way to inference; a model's limit adapts below it. Half as many may wait."""
+    max_requests: int = Field(default=4096, ge=16, le=1_000_000)
+    """Open requests of one process, waiting ones and streams included."""
+    max_body_bytes_in_flight: int = Field(default=256 * 1024 * 1024, ge=1024 * 1024)
+    max_lag_s: float = Field(default=0.25, ge=0.05, le=60)
+    """How late the event loop may be before new work is refused at the door."""
+    memory_limit_bytes: int | None = Field(default=None, ge=64 * 1024 * 1024)
+    """Of this process; unset: what its control group says, if it says anything."""
 
     @field_validator("trusted_proxies", "denied_fields", mode="before")
     @classmethod

@@ -5,50 +5,113 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from stamina.instrumentation import set_on_retry_hooks
 
 from common import telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.identity import HopVerifier
+from common.overload.gate import watching
+from common.overload.memory import memory_gauge
+from common.overload.shedder import Shedder
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
+from inference import bounded
 from inference.answers import Answers
+from inference.batching import Batcher
+from inference.catalogue import Batching, TargetSpec, Timeouts
 from inference.dependencies import State
-from inference.routes import openai
+from inference.live_catalogue import LiveCatalogue
+from inference.router import Router
+from inference.routes import catalogue, openai
+from inference.served_models import ServedModels, Workshop
 from inference.settings import Settings
-from inference.upstream import Upstream
+from inference.targets import Policy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
 
 
-def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> FastAPI:
     """Build the service. Readiness asks no upstream: a model that is away is an answer, not a reason to restart."""
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("inference")
     health = Health()
+    in_flight = metrics.get_meter("inference", meter_provider=meter_provider).create_up_down_counter(
+        "spillway.inference.in_flight", "{request}", "Requests that are being answered, streams included."
+    )
+    shedder = Shedder(max_lag_s=settings.max_lag_s)
     set_on_retry_hooks([])  # retries are span events of ours; the default hook would log them a second time
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
-            upstream = Upstream(
-                base_url=settings.upstream_base_url,
-                api_key=settings.upstream_api_key.get_secret_value(),
-                client=await stack.enter_async_context(create_client()),
-                connect_timeout_s=settings.connect_timeout_s,
-            )
+            router = await _routing(stack, settings)
+            batcher = await stack.enter_async_context(Batcher().running())
+            await stack.enter_async_context(watching(shedder, memory_gauge()))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield State(
+                in_flight=in_flight,
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "inference"),
-                answers=Answers(upstream, settings, trace.get_tracer("inference", tracer_provider=provider)),
+                router=router,
+                answers=Answers(router, batcher, trace.get_tracer("inference", tracer_provider=provider)),
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    return frame("inference", lifespan=lifespan, health=health, routers=[openai.router], tracer_provider=provider)
+    return frame(
+        "inference",
+        lifespan=lifespan,
+        health=health,
+        routers=[openai.router, catalogue.router],
+        tracer_provider=provider,
+        shedder=shedder,
+    )
+
+
+async def _routing(stack: contextlib.AsyncExitStack, settings: Settings) -> Router:
+    policy = Policy(
+        retry_budget=settings.retry_budget,
+        throttle_ratio=settings.throttle_ratio,
+        min_concurrency=settings.min_concurrency,
+        max_answer_bytes=settings.max_answer_bytes,
+    )
+    client = await stack.enter_async_context(create_client())
+    client.event_hooks = {"response": [bounded.cap_error]}
+    workshop = Workshop(client, policy)
+    if settings.models_file is None:
+        return Router(_open_door(workshop, settings), policy, max_attempts=settings.max_attempts)
+    live = LiveCatalogue(settings.models_file, settings.named_secrets(), poll_s=settings.models_poll_s)
+    router = Router(workshop.serve(live.current, live.secrets), policy, max_attempts=settings.max_attempts)
+
+    def replace() -> None:
+        router.served = workshop.serve(live.current, live.secrets, router.served)
+
+    await stack.enter_async_context(live.watching(lambda _: replace()))
+    return router
+
+
+def _open_door(workshop: Workshop, settings: Settings) -> ServedModels:
+    key = settings.upstream_api_key
+    spec = TargetSpec(
+        name="upstream",
+        base_url=settings.upstream_base_url or "",
+        max_concurrency=10_000,
+        batching=Batching(),
+        timeouts=Timeouts(
+            connect_s=settings.connect_timeout_s,
+            first_event_s=settings.first_event_timeout_s,
+            gap_s=settings.event_gap_timeout_s,
+        ),
+    )
+    return workshop.open_door(spec, key.get_secret_value() if key is not None else "")

@@ -6,18 +6,25 @@ from typing import Annotated, Any, TypedDict, cast
 
 import orjson
 from fastapi import Depends, Request
+from opentelemetry.metrics import UpDownCounter
 
 from common import wire
 from common.deadline import Deadline, positive_number
 from common.errors import InvalidRequest
 from common.identity import HopIdentity, HopVerifier
-from inference.answers import Answers, Question
+from common.usage import HEADER as USAGE
+from inference.answers import Answers
+from inference.metering import Meter
+from inference.questions import MOST_ATTEMPTS, Question, Route
+from inference.router import Router
 
 DEFAULT_TIMEOUT_MS = "120000"
 
 
 class State(TypedDict):
+    in_flight: UpDownCounter
     verifier: HopVerifier
+    router: Router
     answers: Answers
 
 
@@ -27,36 +34,70 @@ def state_of(request: Request) -> State:
 
 async def platform_call(request: Request) -> HopIdentity:
     """Refuse callers who are not the platform."""
-    return state_of(request)["verifier"].verify(request.headers.get("authorization"))
+    identity = state_of(request)["verifier"].verify(request.headers.get("authorization"))
+    request.scope["state"]["identity"] = identity
+    return identity
 
 
-async def asked(request: Request) -> tuple[bytes, dict[str, Any]]:
-    """The body as bytes, which go on, and as an object, of which a few fields are read."""
-    payload = await request.body()
+async def asked(request: Request) -> dict[str, Any]:
+    """The body, of which a few fields are read; the others go on as they are."""
     try:
-        body = orjson.loads(payload)
+        body = orjson.loads(await request.body())
     except orjson.JSONDecodeError:
         body = None
     if not isinstance(body, dict) or not isinstance(body.get("model"), str):
         raise InvalidRequest("The request body is not a JSON object with a model.", param="model")
-    return payload, body
+    return body
 
 
-Asked = Annotated[tuple[bytes, dict[str, Any]], Depends(asked)]
+Asked = Annotated[dict[str, Any], Depends(asked)]
 
 
-def question(request: Request, operation: str, path: str, asked: tuple[bytes, dict[str, Any]] | None) -> Question:
-    payload, body = asked or (None, {})
+def question(request: Request, operation: str, path: str, body: dict[str, Any] | None) -> Question:
+    """It is in flight, its route ends with the answer, and its log line says what it used, whatever ends it."""
+    body = body or {}
     choices = body.get("n")
+    state = request.scope["state"]
+    meter = Meter(body)
+    attributes = {"gen_ai.operation.name": operation}
+    state["in_flight"].add(1, attributes)
+    state["ending"].callback(state["in_flight"].add, -1, attributes)
+    state["ending"].callback(lambda: state["log"].update(meter.log_fields()))
+    route = Route()
+    state["ending"].callback(route.end)
     return Question(
         operation=operation,
         path=path,
         model=body.get("model", ""),
-        payload=payload,
-        request_id=request.scope["state"]["request_id"],
+        body=body,
+        request_id=state["request_id"],
         deadline=_deadline_of(request),
         choices=choices if isinstance(choices, int) and choices > 0 else 1,
+        identity=state["identity"],
+        max_attempts=_max_attempts_of(request),
+        route=route,
+        meter=meter,
     )
+
+
+def note_route(request: Request, question: Question) -> None:
+    """Say in headers of the answer who gave it."""
+    route = question.route
+    if route.model is not None and route.target is not None:
+        request.scope["state"]["headers"] |= {wire.MODEL: route.model, wire.TARGET: route.target}
+        request.scope["state"]["log"] |= {"model": route.model, "target": route.target}
+
+
+def report_usage(request: Request, question: Question) -> None:
+    """Say in a header of the answer what a whole answer or an error used; a stream says it at its end, in a comment."""
+    if (usage := question.meter.total()) is not None:
+        request.scope["state"]["headers"][USAGE] = usage.to_json()
+
+
+def _max_attempts_of(request: Request) -> int:
+    """What the caller allows; the catalogue's bound when it says nothing, or nonsense."""
+    given = request.headers.get(wire.MAX_ATTEMPTS, "")
+    return max(1, int(given)) if given.isdecimal() and len(given) == 1 else MOST_ATTEMPTS
 
 
 def _deadline_of(request: Request) -> Deadline:

@@ -9,16 +9,19 @@ from fastapi import APIRouter, Depends, Header, Path, Request
 from starlette.responses import Response
 
 from cache.dependencies import Identity, platform_call, state_of
+from cache.lean_route import LeanRoute
 from cache.names import FINGERPRINT, FLIGHT
 from common import framing, wire
 from common.errors import InvalidRequest, NotFound, PayloadTooLarge
 
 router = APIRouter(prefix="/v1/entries", tags=["entries"], dependencies=[Depends(platform_call)])
+lean = APIRouter(prefix="/v1/entries", tags=["entries"], route_class=LeanRoute)
 Fingerprint = Annotated[str, Path(pattern=FINGERPRINT)]
 TtlS = Annotated[int, Header(alias=wire.ENTRY_TTL_S, ge=1)]
-Flight = Annotated[str | None, Header(alias=wire.FLIGHT, pattern=FLIGHT)]
 MOST_AT_ONCE = 256
 _FINGERPRINT = re.compile(FINGERPRINT.encode())
+_FLIGHT = re.compile(FLIGHT)
+_MOST_DIGITS = 12
 
 
 @router.get("/{fingerprint}", summary="Get an entry", response_class=Response)
@@ -29,20 +32,33 @@ async def get_entry(request: Request, identity: Identity, fingerprint: Fingerpri
     return Response(entry.value, headers={"age": str(entry.age_s)}, media_type=wire.OCTETS)
 
 
-@router.put(
-    "/{fingerprint}",
+@lean.put(
+    "/{fingerprint}",  # noqa: FAST003  # a lean route reads its parameters itself
     summary="Store an entry; x-flight names the flight that its writer led, which ends with it",
     status_code=204,
     response_class=Response,
+    openapi_extra={
+        "parameters": [
+            {
+                "in": "path",
+                "name": "fingerprint",
+                "required": True,
+                "schema": {"type": "string", "pattern": FINGERPRINT},
+            },
+            {"in": "header", "name": wire.ENTRY_TTL_S, "required": True, "schema": {"type": "integer", "minimum": 1}},
+            {"in": "header", "name": wire.FLIGHT, "schema": {"type": "string", "pattern": FLIGHT}},
+        ]
+    },
 )
-async def put_entry(
-    request: Request, identity: Identity, fingerprint: Fingerprint, ttl_s: TtlS, flight: Flight = None
-) -> Response:
+async def put_entry(request: Request, identity: Identity) -> Response:
     settings = state_of(request)["settings"]
+    fingerprint = _fingerprint(request.path_params["fingerprint"].encode())
+    ttl_s, flight = request.headers.get(wire.ENTRY_TTL_S, ""), request.headers.get(wire.FLIGHT, "")
+    if not ttl_s.isdecimal() or int(ttl_s[:_MOST_DIGITS]) < 1 or (flight and not _FLIGHT.fullmatch(flight)):
+        raise InvalidRequest("A header of the entry is malformed.", param=wire.FLIGHT if flight else wire.ENTRY_TTL_S)
     value = await _body(request, settings.max_entry_bytes)
-    await state_of(request)["entries"].put(
-        identity.tenant, fingerprint, value, ttl_s=min(ttl_s, settings.max_ttl_s), flight=flight or ""
-    )
+    life_s = min(int(ttl_s[:_MOST_DIGITS]), settings.max_ttl_s)
+    await state_of(request)["entries"].put(identity.tenant, fingerprint, value, ttl_s=life_s, flight=flight)
     return Response(status_code=204)
 
 

@@ -47,8 +47,8 @@ class Failure:
 
     @property
     def is_shared(self) -> bool:
-        """A 4xx is what everybody would get; anything else may be mended by one more try."""
-        return self.status < 500  # noqa: PLR2004  # the status is the name
+        """A 4xx is what everybody would get, but for 429, which is about who asked; the rest one more try may mend."""
+        return self.status < 500 and self.status != 429  # noqa: PLR2004  # the status is the name
 
     @classmethod
     def of(cls, error: ServiceError, *, is_told: bool = False) -> Failure:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gateway.coalescing.flight_client import FlightClient
     from gateway.coalescing.frames import FrameSealer
 
-ATTENDS_AFTER_S = 0.1
+ATTENDS_AFTER_S = 0.25
 """A quicker answer never attends: its entry, or its end, comes before anybody could miss it."""
 TRY_AGAIN_S = 0.5
 PACE_S = 0.02

@@ -55,6 +55,11 @@ def demand_of(call: Call, scopes: Sequence[Scope], catalogue: ModelCatalogue, ex
     return Demand(read, tokens, cost, tuple(Claim.of(scope, tokens) for scope in scopes))
 
 
+def rate_of(scopes: Sequence[Scope]) -> Demand:
+    """Of a call that runs nothing: it counts as a request, and needs no token, no money and no place."""
+    return Demand(0, 0, 0, tuple(Claim.of_rate(scope) for scope in scopes))
+
+
 def cost_of(price: Price | None, read: int, written: int) -> int | None:
     """In micro-dollars, rounded up. A price per million tokens in dollars is one per token in micro-dollars."""
     if price is None:

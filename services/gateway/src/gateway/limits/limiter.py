@@ -13,7 +13,7 @@ from opentelemetry import metrics
 
 from gateway.limits import headers as shown
 from gateway.limits.admission import Admission
-from gateway.limits.demand import demand_of
+from gateway.limits.demand import demand_of, rate_of
 from gateway.limits.errors import LimitsStoreAwayError
 from gateway.limits.scopes import scopes_of
 from gateway.limits.settling import LEASE_US, mark_of
@@ -66,15 +66,15 @@ class Limiter:
     _ahead_us: int | None = field(default=None, init=False)
     """Of the store's clock before ours."""
 
-    async def admit(self, call: Call) -> Admission:
-        """Take what `call` will need of every limit, all or nothing.
+    async def admit(self, call: Call, *, rate_only: bool = False) -> Admission:
+        """Take what `call` will need of every limit, all or nothing; `rate_only`: it runs nothing, and only counts.
 
         Raises `RateLimited` (429), `TooLargeForLimit` (400), `PriceUnknown` (403) or `PricesUnavailable` (503).
         A caller without limits costs no call to the store.
         """
         scopes = scopes_of(call.caller, call.model)
-        demand = demand_of(call, scopes, self.catalogue, self.experience)
-        admission = Admission(call, demand, self)
+        demand = rate_of(scopes) if rate_only else demand_of(call, scopes, self.catalogue, self.experience)
+        admission = Admission(call, demand, self, is_cached=rate_only)
         if not scopes:
             call.decision.note("limits", "none")
             return admission

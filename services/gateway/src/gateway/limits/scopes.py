@@ -85,6 +85,12 @@ class Claim:
             micro_dollars(limits.budget_usd_per_month),
         )
 
+    @classmethod
+    def of_rate(cls, scope: Scope) -> Claim:
+        """Of a call that runs nothing: it counts as a request and takes nothing else."""
+        request_us = interval_us(1, scope.limits.requests_per_minute)
+        return cls(scope, request_us, _NO_LIMIT, _NO_LIMIT, _NO_LIMIT, _NO_LIMIT)
+
     @property
     def has_budget(self) -> bool:
         return self.most_day >= 0 or self.most_month >= 0

@@ -14,7 +14,9 @@ from gateway.answer import OK, Answer
 from gateway.call import CHAT, EMBEDDINGS, Call, ModelsCall
 from gateway.dependencies import Calls, ModelBody, acceptable_content, authenticated, state_of
 from gateway.requests import ChatCompletionRequest, EmbeddingsRequest, check
+from gateway.routes import jobs
 from gateway.routes.describe import ERRORS, json_body
+from gateway.submissions import prefers_async
 
 router = APIRouter(
     prefix="/v1", tags=["openai"], dependencies=[Depends(acceptable_content), Depends(authenticated)], responses=ERRORS
@@ -23,6 +25,8 @@ router = APIRouter(
 
 @router.post("/chat/completions", summary="Create a chat completion", openapi_extra=json_body(ChatCompletionRequest))
 async def create_chat_completion(request: Request, calls: Calls, body: ModelBody) -> Response:
+    if state_of(request)["jobs"] is not None and prefers_async(request.headers):
+        return await jobs.submit_instead(request, calls, CHAT, body)
     chat = check(body, ChatCompletionRequest)
     call = calls(CHAT, body, is_stream=bool(chat.stream), choices=chat.n or 1)
     return await _serve(request, call)
@@ -30,6 +34,8 @@ async def create_chat_completion(request: Request, calls: Calls, body: ModelBody
 
 @router.post("/embeddings", summary="Create embeddings", openapi_extra=json_body(EmbeddingsRequest))
 async def create_embeddings(request: Request, calls: Calls, body: ModelBody) -> Response:
+    if state_of(request)["jobs"] is not None and prefers_async(request.headers):
+        return await jobs.submit_instead(request, calls, EMBEDDINGS, body)
     check(body, EmbeddingsRequest)
     return await _serve(request, calls(EMBEDDINGS, body))
 
@@ -58,7 +64,7 @@ async def _serve(request: Request, call: Call) -> Response:
 
     async def answer(admitted: Call) -> Response:
         if admitted.is_stream:
-            return await state["completions"].stream(admitted, request.receive)
-        return (await state["completions"].answer(admitted, request.receive)).response()
+            return await state["completions"].stream(admitted, admitted.receive)
+        return (await state["completions"].answer(admitted, admitted.receive)).response()
 
     return await state["governor"].serve(call, answer)
