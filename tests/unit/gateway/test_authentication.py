@@ -396,3 +396,8 @@ async def test_keys_under_the_previous_pepper_stay_good_during_a_rotation(direct
 )
 def test_the_token_is_what_follows_the_scheme(header: str | None, token: str) -> None:
     assert bearer(header) == token
+
+
+def test_a_revocation_bites_within_ten_seconds_and_within_ten_minutes_of_an_outage() -> None:
+    assert FRESH_S <= 10
+    assert STALE_S <= 600
