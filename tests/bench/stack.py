@@ -139,6 +139,7 @@ def _environment(ports: Mapping[str, int], tracing: str) -> tuple[dict[str, str]
         **{f"{name.upper()}_PORT": str(ports[name]) for name in (*SERVICES, "simulator")},
         **{store.variable: store.url(ports[store.part]) for store in STORES},
         **{f"{name.upper()}_DRAIN_DELAY_S": "0" for name in SERVICES},
+        "GATEWAY_CONNECTIONS_PER_ADDRESS": "0",  # all load comes from one
         "GATEWAY_KEY_PEPPER": pepper,
         "GATEWAY_SEAL_SECRET": seal,
         "GATEWAY_CACHE_URL": url["cache"],

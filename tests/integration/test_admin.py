@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import httpx2
+
+REVOKED_WITHIN_S = 11
+"""10 s, and a request's way there and back on a busy machine."""
 
 NO_LIMITS = {
     "requests_per_minute": None,
@@ -218,3 +222,19 @@ def test_a_key_that_this_replica_never_met_works_while_the_state_store_is_away(
                 assert answer.status_code == 200, answer.text
             with started.http(unused["key"]) as http:
                 assert http.get(f"{other.url}/v1/models").status_code == 503
+
+
+@pytest.mark.chaos
+def test_a_revocation_reaches_the_other_replicas_by_itself(stack: Platform, admin: httpx2.Client) -> None:
+    made = make(admin)
+    with replicas(stack, 1) as (other,), stack.http(made["key"]) as http:
+
+        def is_refused() -> bool:
+            return http.get(f"{other.url}/v1/models").status_code == 401
+
+        assert not is_refused()
+        admin.patch(f"/admin/keys/{made['id']}", json={"enabled": False})
+        deadline = time.monotonic() + REVOKED_WITHIN_S
+        while not is_refused():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)  # a poll of another process, bounded
