@@ -277,9 +277,24 @@ def test_20_a_body_that_does_not_arrive_ends_the_connection(path: bytes, framing
         assert is_closed(wire)
 
 
-def test_a_slow_answer_is_not_a_slow_request() -> None:
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"Content-Length: 2\r\n\r\n{}"],
+        [b"Content-Length: 2\r\n\r\n{", b"}"],
+        [b"Content-Length: 2\r\n\r\n{}", b"\r\n"],
+    ],
+    ids=["at once", "in two parts", "with an empty line behind it"],
+)
+def test_a_slow_answer_is_not_a_slow_request(parts: list[bytes]) -> None:
     with served(Door(body_timeout_s=0.2, header_timeout_s=0.2)) as url, connect(url) as wire:
-        wire.sendall(b"POST /mute HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}")
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wire.sendall(b"POST /mute HTTP/1.1\r\nHost: a\r\n")
+        for part in parts:
+            wire.sendall(part)
+            wire.settimeout(0.05)
+            with pytest.raises(TimeoutError):  # apart, so that the server reads them apart
+                wire.recv(1)
         wire.settimeout(1)
         with pytest.raises(TimeoutError):
             wire.recv(1)

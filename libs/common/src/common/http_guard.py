@@ -45,7 +45,7 @@ they are sent in place of starting the application, and the connection is closed
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _KEPT = frozenset({b"x-spillway-priority", b"x-spillway-replay", b"x-spillway-max-attempts"})
-_FORWARDED = frozenset({b"forwarded", b"x-real-ip"})
+_SUSPECT = (b"x-spillway-", b"x-forwarded-", b"forwarded", b"x-real-ip")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,13 @@ class HttpGuard(HttpToolsProtocol):
         self._in_head = True
         """The next thing to come is a head, or more of one."""
         self._has_begun = False
+        self._requests = 0
         self._head_bytes = 0
+        self._size = 0
         self._hosts: list[bytes] = []
         self._framing: list[bytes] = []
         self._address = ""
+        self._is_edge = self.door.is_edge
         self._is_behind_proxy = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -126,10 +129,9 @@ class HttpGuard(HttpToolsProtocol):
         if self._is_over:
             return
         self._unset_keepalive_if_required()
-        if self._in_head:
-            if self._timer is None:
-                self._start_timer(self.door.header_timeout_s, self._head_is_late)
-            self._head_bytes += len(data)
+        requests = self._requests
+        was_idle = self._in_head and not self._has_begun
+        self._head_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -137,8 +139,21 @@ class HttpGuard(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._end(self._refusal or refusal(400, "bad_request", "This is no valid HTTP/1.1 request."))
         else:
-            if self._in_head and self._head_bytes > MAX_HEAD_BYTES:  # a value that does not end is seen only here
+            self._await_the_rest(is_idle=was_idle and requests == self._requests)
+
+    def _await_the_rest(self, *, is_idle: bool) -> None:
+        """Bound the time and size of what is incomplete. Most requests arrive at once and need no timer at all.
+
+        `is_idle`: between two requests something came that begins none.
+        """
+        if not self._in_head:
+            if self._timer is None:
+                self._start_timer(self.door.body_timeout_s, self._body_is_late)
+        elif self._has_begun or is_idle:
+            if self._has_begun and self._head_bytes > MAX_HEAD_BYTES:  # a value that does not end is seen only here
                 self._end(_head_too_large())
+            elif self._timer is None:
+                self._start_timer(self.door.header_timeout_s, self._head_is_late)
 
     def eof_received(self) -> None:
         if self._is_over:
@@ -147,7 +162,8 @@ class HttpGuard(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._has_begun = True
-        self._head_bytes = 0
+        self._requests += 1
+        self._head_bytes = self._size = 0
         self._hosts = []
         self._framing = []
 
@@ -166,8 +182,9 @@ class HttpGuard(HttpToolsProtocol):
             self._framing.append(value.lower() if name == b"transfer-encoding" else b"")
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
-        elif self.door.is_edge and self._is_forged(name):
+        elif self._is_edge and (b"_" in name or name.startswith(_SUSPECT)) and self._is_forged(name):
             return
+        self._size += len(name) + len(value)
         self.headers.append((name, value))
         if len(self.headers) > MAX_HEADERS:
             self._refuse(_head_too_large())
@@ -184,7 +201,6 @@ class HttpGuard(HttpToolsProtocol):
         if self.parser.should_upgrade():
             # The parser reads nothing after this request; the application answers as if no upgrade had been asked for.
             self.cycle.keep_alive = False
-        self._start_timer(self.door.body_timeout_s, self._body_is_late)
 
     def on_message_complete(self) -> None:
         self._stop_timer()
@@ -205,20 +221,21 @@ class HttpGuard(HttpToolsProtocol):
             return True
         if name.startswith(b"x-spillway-"):
             return name not in _KEPT
-        is_forwarded = name.startswith(b"x-forwarded-") or name in _FORWARDED
-        return is_forwarded and not self._is_behind_proxy
+        return not self._is_behind_proxy
 
     def _check_head(self) -> None:
         method = self.parser.get_method()
         if self.parser.get_http_version() not in ("1.1", "1.0"):
             self._refuse(refusal(400, "bad_request", "The protocol has to be HTTP/1.1."))
-        if sum(len(name) + len(value) for name, value in self.headers) + len(self.url) > MAX_HEAD_BYTES:
+        if self._size + len(self.url) > MAX_HEAD_BYTES:
             self._refuse(_head_too_large())
         if method in (b"CONNECT", b"TRACE"):
             self._refuse(refusal(405, "method_not_allowed", "This method is not served."))
         if len(self._hosts) != 1 or not _HOST.fullmatch(self._hosts[0]):
             self._refuse(refusal(400, "bad_host", "The request needs exactly one valid Host header."))
-        if (absolute := _ABSOLUTE.match(self.url)) is not None and absolute[1].lower() != self._hosts[0].lower():
+        if (absolute := None if self.url[:1] == b"/" else _ABSOLUTE.match(self.url)) is not None and absolute[
+            1
+        ].lower() != self._hosts[0].lower():
             self._refuse(refusal(400, "bad_host", "The request's target and its Host header differ."))
         if len(self._framing) > 1 or (self._framing and self._framing[0] not in (b"", b"chunked")):
             self._refuse(refusal(400, "bad_request", "The length of the request's body is ambiguous."))
@@ -250,8 +267,12 @@ class HttpGuard(HttpToolsProtocol):
     def _head_is_late(self) -> None:
         if self._has_begun:
             self._end(refusal(408, "header_timeout", "The request's headers did not arrive in time."))
-        else:
-            self.transport.close()  # it never said anything
+        elif self._is_unoccupied():
+            self.transport.close()  # it never asked for anything
+
+    def _is_unoccupied(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
 
     def _body_is_late(self) -> None:
         """Below the application's own limit, for what it does not read itself."""

@@ -106,7 +106,7 @@ def instrument(
         tracer_provider=provider,
         excluded_urls=",".join(f"{path}$" for path in HEALTH_PATHS),
         exclude_spans=["receive", "send"],
-        server_request_hook=_link_to_caller if edge else None,
+        server_request_hook=_enter if edge else None,
     )
     if not edge and isinstance(provider.sampler, ParentBased):
         build_traced = app.build_middleware_stack
@@ -146,6 +146,18 @@ def _traceparent(scope: Scope) -> str:
             if name == b"traceparent":
                 return str(value, "latin-1")
     return ""
+
+
+_CALLERS_WORDS = ("url.query", "user_agent.original")
+"""Attributes that repeat what a caller sent: people put keys into queries. Contrib sets them; none can be taken out."""
+
+
+def _enter(span: trace.Span, scope: dict[str, Any]) -> None:
+    attributes = getattr(span, "attributes", None) or {}
+    for name in _CALLERS_WORDS:
+        if name in attributes:
+            span.set_attribute(name, "")
+    _link_to_caller(span, scope)
 
 
 def _link_to_caller(span: trace.Span, scope: dict[str, Any]) -> None:
