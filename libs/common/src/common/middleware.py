@@ -47,6 +47,7 @@ class RequestScope:
         state["request_id"] = request_id
         fields: dict[str, object] = {}
         state["log"] = fields
+        state["send"] = send  # for the chunks of streams, to which nothing is added
         further: dict[str, str] = {}
         state["headers"] = further
         ending = state["ending"] = contextlib.AsyncExitStack()
