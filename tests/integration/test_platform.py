@@ -98,7 +98,7 @@ def test_the_sdk_reads_a_model_that_does_not_exist(stack: Platform, sdk: OpenAI,
         ask(sdk, prompt, model="../../etc/passwd")
     assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
     assert refused.value.response.headers["x-should-retry"] == "false"
-    assert len(stack.attempts(refused.value.response.headers["x-request-id"])) == 1
+    assert stack.attempts(refused.value.response.headers["x-request-id"]) == []
 
 
 def test_the_sdk_reads_a_bad_parameter(sdk: OpenAI, prompt: str) -> None:

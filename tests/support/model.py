@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ from common.deadline import Deadline
 from inference import bounded
 from inference.answers import Answers, AnswerStream
 from inference.batching import Batcher
+from inference.catalogue import Price, TargetSpec, Timeouts
 from inference.metering import Meter
-from inference.only_target import Router, Target
 from inference.questions import Question
-from inference.upstream import Upstream
+from inference.router import Router
+from inference.served_models import Workshop
+from inference.targets import Policy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -52,18 +55,15 @@ class Model:
         client = httpx2.AsyncClient(
             transport=httpx2.MockTransport(self._answer), event_hooks={"response": [bounded.cap_error]}
         )
-        target = Target(
+        spec = TargetSpec(
             name="here",
-            upstream=Upstream(base_url="http://model/v1", api_key="sk-ours", client=client, connect_timeout_s=3),
-            price={"input_usd": 1.0, "output_usd": 2.0},
-            first_event_timeout_s=first_event_timeout_s,
-            event_gap_timeout_s=event_gap_timeout_s,
-            total_timeout_s=total_timeout_s,
-            max_answer_bytes=MAX_BYTES,
-            max_stream_bytes=max_stream_bytes,
-            batching=None,
+            base_url="http://model/v1",
+            price=Price(input_usd=1, output_usd=2, as_of=dt.date(2026, 11, 24)),
+            timeouts=Timeouts(first_event_s=first_event_timeout_s, gap_s=event_gap_timeout_s, total_s=total_timeout_s),
         )
-        self.answers = Answers(Router(target, 3), Batcher(), provider.get_tracer("inference"))
+        policy = Policy(max_answer_bytes=MAX_BYTES, max_stream_bytes=max_stream_bytes)
+        router = Router(Workshop(client, policy).open_door(spec, "sk-ours"), policy, max_attempts=3)
+        self.answers = Answers(router, Batcher(), provider.get_tracer("inference"))
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         self.asked.append(json.loads(request.content))
@@ -77,7 +77,7 @@ class Model:
 def question(choices: int = 1, patience_s: float = BOUND_S, **fields: Any) -> Question:
     body = {"model": "sim-small", "messages": [{"role": "user", "content": PROMPT}], **fields}
     deadline = Deadline.after(patience_s)
-    return Question("chat", "/chat/completions", "sim-small", body, "req_1", deadline, choices, Meter(body))
+    return Question("chat", "/chat/completions", "sim-small", body, "req_1", deadline, choices, meter=Meter(body))
 
 
 def says(

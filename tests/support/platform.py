@@ -140,6 +140,10 @@ def platform(
             "upstream_base_url": f"{simulator_url}/v1",
             "upstream_api_key": UPSTREAM_KEY,
             "hop_secret": SECRETS["inference_hop_secret"],
+            # Tests share this one target and script its failures: what it remembers of one must not decide the next.
+            "retry_budget": 1_000_000,
+            "throttle_ratio": 1_000_000,
+            "min_concurrency": 1_000,
         } | (of_inference or {})
         inference_url = stack.enter_context(
             running(

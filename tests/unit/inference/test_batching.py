@@ -10,15 +10,16 @@ from hypothesis import strategies as st
 
 from common.deadline import Deadline
 from common.errors import InvalidRequest, RateLimited, ServiceError, UpstreamFailed
-from inference.batching import Batcher, Batching, Share
+from inference.batching import Batcher, Share
+from inference.catalogue import Batching
 from inference.errors import AttemptFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 BOUND_S = 5
-NOW = Batching(max_items=8, max_wait_s=0)
-LATER = Batching(max_items=8, max_wait_s=BOUND_S * 2)
+NOW = Batching(max_items=8, max_wait_ms=0)
+LATER = Batching.model_construct(max_items=8, max_wait_ms=BOUND_S * 2_000)
 """So long that only a full batch is sent."""
 
 
@@ -261,7 +262,7 @@ def test_whoever_comes_leaves_and_fails_each_gets_what_it_would_get_alone(draw: 
         tasks = []
         for place, (items, _, pause) in enumerate(requests):
             named = [f"{place}:{item}" for item in items]
-            tasks.append(ask(batcher, model, *named, batching=Batching(max_items, 0)))
+            tasks.append(ask(batcher, model, *named, batching=Batching(max_items=max_items, max_wait_ms=0)))
             await turns(pause)
         for task, (_, leaves, _) in zip(tasks, requests, strict=True):
             if leaves:

@@ -50,28 +50,25 @@ async def relay_chat(
     """Pass the whole events of an upstream's chat stream on; end well only if the answer was complete.
 
     `first` are events that `stream` has seen already. `silence` bounds the time between two events with content:
-    comments do not count. What `trailer` makes goes right before `[DONE]`, because readers stop there. Raises `UpstreamFailed` when the upstream broke off, ended early or sent what is no stream of
-    chat events, `DeadlineExceeded` when it fell silent or the deadline of `silence` passed.
+    comments do not count. What `trailer` makes goes right before `[DONE]`, because readers stop there.
+
+    Raises `UpstreamFailed` when the upstream broke off, ended early or sent what is no stream of chat events,
+    `DeadlineExceeded` when it fell silent or the deadline of `silence` passed.
     """
     waiting: AbstractContextManager[object] = silence or contextlib.nullcontext()
     try:
         with _as_service_errors(stream, silence):
+            content = 0
             if first:
                 yield first
-                if silence is not None:
-                    silence.heard()
+                content = _heard(silence, stream, content)
             ended = stream.is_done
-            content = stream.content_events
             while not ended:
                 with waiting:
                     chunk = await anext(chunks, None)
                 if chunk is not None and (events := stream.feed(chunk)):
                     yield events
-                if silence is not None and stream.content_events != content:
-                    content = stream.content_events
-                    silence.heard()
-                    if silence.is_past_deadline:
-                        raise TimeoutError
+                content = _heard(silence, stream, content)
                 ended = chunk is None or stream.is_done
     finally:
         if silence is not None:
@@ -86,6 +83,15 @@ async def relay_chat(
         async with asyncio.timeout(END_GRACE_S):
             async for _ in chunks:
                 pass
+
+
+def _heard(silence: Watchdog | None, stream: sse.ChatStream, content: int) -> int:
+    """Tell `silence` if there is more content than that, and return how much there is."""
+    if silence is not None and stream.content_events != content:
+        silence.heard()
+        if silence.is_past_deadline:
+            raise TimeoutError
+    return stream.content_events
 
 
 @contextlib.contextmanager

@@ -38,12 +38,13 @@ def run(name: str, settings_type: type[SettingsT], create_app: Callable[[Setting
     """Serve until a signal. A bad setting or a taken port is one line on standard error and exit status 2."""
     try:
         settings = load(settings_type)
+        app = create_app(settings)
     except BadSettingsError as error:
         _refuse(name, str(error))
     logs.configure(name, settings.log_level)
     listener = _listen(name, settings)
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         http="httptools",
         loop="uvloop",
         ws="none",

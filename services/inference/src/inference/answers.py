@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from common.errors import ServiceError
     from inference.batching import Batcher
     from inference.metering import AttemptUse
-    from inference.only_target import Router, Target
     from inference.questions import Question
+    from inference.router import Router
+    from inference.targets import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ class Answers:
 
         async def close(error: ServiceError | None) -> None:
             await opened.response.aclose()
+            question.route.end(error)
             opened.meter()
             self._describe(span, question, opened.use, spans.Told.of_stream(opened.watch))
             spans.finish(span, error, opened.number)
@@ -132,7 +134,7 @@ class Answers:
 
         if target.batching is None or question.operation != "embeddings":
             return Share(await ask(question.body, question.deadline), 1)
-        return await self._batcher.ask(target.name, question.body, question.deadline, target.batching, ask)
+        return await self._batcher.ask(target, question.body, question.deadline, target.batching, ask)
 
     async def _open_stream(self, question: Question, target: Target, number: int, use: AttemptUse) -> _Opened:
         cap_s = question.deadline.budget_s(target.first_event_timeout_s)
@@ -160,7 +162,7 @@ class Answers:
         return await target.upstream.open(
             "POST" if body else "GET",
             question.path,
-            content=orjson.dumps(body) if body else None,
+            content=orjson.dumps(target.rewritten(body)) if body else None,
             request_id=question.request_id,
             read_timeout_s=read_timeout_s,
         )

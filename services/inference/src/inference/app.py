@@ -15,15 +15,17 @@ from common.identity import HopVerifier
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
-from common.sse import MAX_STREAM_BYTES
 from inference import bounded
 from inference.answers import Answers
-from inference.batching import Batcher, Batching
+from inference.batching import Batcher
+from inference.catalogue import Batching, TargetSpec, Timeouts
 from inference.dependencies import State
-from inference.only_target import Router, Target
-from inference.routes import openai
+from inference.live_catalogue import LiveCatalogue
+from inference.router import Router
+from inference.routes import catalogue, openai
+from inference.served_models import ServedModels, Workshop
 from inference.settings import Settings
-from inference.upstream import Upstream
+from inference.targets import Policy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,35 +53,54 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
-            client = await stack.enter_async_context(create_client())
-            client.event_hooks = {"response": [bounded.cap_error]}
-            batcher = await stack.enter_async_context(Batcher().running())
-            target = Target(
-                name="upstream",
-                upstream=Upstream(
-                    base_url=settings.upstream_base_url,
-                    api_key=settings.upstream_api_key.get_secret_value(),
-                    client=client,
-                    connect_timeout_s=settings.connect_timeout_s,
-                ),
-                price=None,
-                first_event_timeout_s=settings.first_event_timeout_s,
-                event_gap_timeout_s=settings.event_gap_timeout_s,
-                total_timeout_s=600,
-                max_answer_bytes=settings.max_answer_bytes,
-                max_stream_bytes=MAX_STREAM_BYTES,
-                batching=Batching(),
-            )
+            router = await _routing(stack, settings)
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
+            batcher = await stack.enter_async_context(Batcher().running())
             yield State(
                 in_flight=in_flight,
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "inference"),
-                answers=Answers(
-                    Router(target, settings.max_attempts),
-                    batcher,
-                    trace.get_tracer("inference", tracer_provider=provider),
-                ),
+                router=router,
+                answers=Answers(router, batcher, trace.get_tracer("inference", tracer_provider=provider)),
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    return frame("inference", lifespan=lifespan, health=health, routers=[openai.router], tracer_provider=provider)
+    routers = [openai.router, catalogue.router]
+    return frame("inference", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider)
+
+
+async def _routing(stack: contextlib.AsyncExitStack, settings: Settings) -> Router:
+    policy = Policy(
+        retry_budget=settings.retry_budget,
+        throttle_ratio=settings.throttle_ratio,
+        min_concurrency=settings.min_concurrency,
+        max_answer_bytes=settings.max_answer_bytes,
+    )
+    client = await stack.enter_async_context(create_client())
+    client.event_hooks = {"response": [bounded.cap_error]}
+    workshop = Workshop(client, policy)
+    if settings.models_file is None:
+        return Router(_open_door(workshop, settings), policy, max_attempts=settings.max_attempts)
+    live = LiveCatalogue(settings.models_file, settings.named_secrets(), poll_s=settings.models_poll_s)
+    router = Router(workshop.serve(live.current, live.secrets), policy, max_attempts=settings.max_attempts)
+
+    def replace() -> None:
+        router.served = workshop.serve(live.current, live.secrets, router.served)
+
+    await stack.enter_async_context(live.watching(lambda _: replace()))
+    return router
+
+
+def _open_door(workshop: Workshop, settings: Settings) -> ServedModels:
+    key = settings.upstream_api_key
+    spec = TargetSpec(
+        name="upstream",
+        base_url=settings.upstream_base_url or "",
+        max_concurrency=10_000,
+        timeouts=Timeouts(
+            connect_s=settings.connect_timeout_s,
+            first_event_s=settings.first_event_timeout_s,
+            gap_s=settings.event_gap_timeout_s,
+        ),
+        batching=Batching(),
+    )
+    return workshop.open_door(spec, key.get_secret_value() if key is not None else "")

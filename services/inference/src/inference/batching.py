@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping
 
     from common.deadline import Deadline
+    from inference.catalogue import Batching
     from inference.joining import Part
 
     Ask = Callable[[Mapping[str, Any], Deadline], Awaitable[bytes]]
@@ -29,13 +30,6 @@ if TYPE_CHECKING:
 _OURS = frozenset({"status_401", "status_403"})
 """Refusals of the platform's own credentials. Of what else would not be mended by trying again, one part may be the
 cause, or the size of the whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    max_items: int = 32
-    """Inputs of one upstream call."""
-    max_wait_s: float = 0.005
 
 
 @dataclass(frozen=True, slots=True)

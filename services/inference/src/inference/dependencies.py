@@ -15,7 +15,8 @@ from common.identity import HopIdentity, HopVerifier
 from common.usage import HEADER as USAGE
 from inference.answers import Answers
 from inference.metering import Meter
-from inference.questions import Question
+from inference.questions import MOST_ATTEMPTS, Question, Route
+from inference.router import Router
 
 DEFAULT_TIMEOUT_MS = "120000"
 
@@ -23,6 +24,7 @@ DEFAULT_TIMEOUT_MS = "120000"
 class State(TypedDict):
     in_flight: UpDownCounter
     verifier: HopVerifier
+    router: Router
     answers: Answers
 
 
@@ -32,7 +34,9 @@ def state_of(request: Request) -> State:
 
 async def platform_call(request: Request) -> HopIdentity:
     """Refuse callers who are not the platform."""
-    return state_of(request)["verifier"].verify(request.headers.get("authorization"))
+    identity = state_of(request)["verifier"].verify(request.headers.get("authorization"))
+    request.scope["state"]["identity"] = identity
+    return identity
 
 
 async def asked(request: Request) -> dict[str, Any]:
@@ -50,15 +54,17 @@ Asked = Annotated[dict[str, Any], Depends(asked)]
 
 
 def question(request: Request, operation: str, path: str, body: dict[str, Any] | None) -> Question:
-    """It is in flight, and what it comes to use is in its log line, whatever ends it."""
+    """Its route ends with the answer, whatever ends that; then its log line says what it used."""
     body = body or {}
     choices = body.get("n")
     state = request.scope["state"]
+    route = Route()
     meter = Meter(body)
     attributes = {"gen_ai.operation.name": operation}
     state["in_flight"].add(1, attributes)
     state["ending"].callback(state["in_flight"].add, -1, attributes)
     state["ending"].callback(lambda: state["log"].update(meter.log_fields()))
+    state["ending"].callback(route.end)
     return Question(
         operation=operation,
         path=path,
@@ -67,14 +73,31 @@ def question(request: Request, operation: str, path: str, body: dict[str, Any] |
         request_id=state["request_id"],
         deadline=_deadline_of(request),
         choices=choices if isinstance(choices, int) and choices > 0 else 1,
+        identity=state["identity"],
+        max_attempts=_max_attempts_of(request),
+        route=route,
         meter=meter,
     )
+
+
+def note_route(request: Request, question: Question) -> None:
+    """Say in headers of the answer who gave it."""
+    route = question.route
+    if route.model is not None and route.target is not None:
+        request.scope["state"]["headers"] |= {wire.MODEL: route.model, wire.TARGET: route.target}
+        request.scope["state"]["log"] |= {"model": route.model, "target": route.target}
 
 
 def report_usage(request: Request, question: Question) -> None:
     """Say in a header of the answer what a whole answer or an error used; a stream says it at its end, in a comment."""
     if (usage := question.meter.total()) is not None:
         request.scope["state"]["headers"][USAGE] = usage.to_json()
+
+
+def _max_attempts_of(request: Request) -> int:
+    """What the caller allows; the catalogue's bound when it says nothing, or nonsense."""
+    given = request.headers.get(wire.MAX_ATTEMPTS, "")
+    return max(1, int(given)) if given.isdecimal() and len(given) == 1 else MOST_ATTEMPTS
 
 
 def _deadline_of(request: Request) -> Deadline:

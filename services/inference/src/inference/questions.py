@@ -1,16 +1,46 @@
-"""What is asked of an upstream, and for how long."""
+"""What is asked of an upstream, and for how long; and the way that the question goes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from common.identity import HopIdentity
 from inference.metering import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from common.deadline import Deadline
+    from common.errors import ServiceError
+    from inference.targets import Lease
+
+MOST_ATTEMPTS = 3
+
+
+class Route:
+    """Which target answers a question. The place that the answer takes there is given back by `end`, once."""
+
+    __slots__ = ("_lease", "attempts", "model", "target")
+
+    def __init__(self) -> None:
+        self.model: str | None = None
+        """Public name of the model that gave the answer."""
+        self.target: str | None = None
+        self.attempts = 0
+        self._lease: Lease | None = None
+
+    def lead_to(self, model: str, lease: Lease) -> None:
+        """The target has begun to answer."""
+        self.model = model
+        self.target = lease.target.name
+        self._lease = lease
+
+    def end(self, error: ServiceError | None = None) -> None:
+        """The answer is over; `error` is what broke it after its first event."""
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.end(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,5 +53,14 @@ class Question:
     request_id: str
     deadline: Deadline
     choices: int = 1
+    identity: HopIdentity = field(default_factory=lambda: HopIdentity("", ""))
+    """For whom: the tenant decides about a canary, the priority about the queue."""
+    max_attempts: int = MOST_ATTEMPTS
+    """What the caller allows; a job's replay is allowed one."""
+    route: Route = field(default_factory=Route)
     meter: Meter = field(default_factory=lambda: Meter({}))
     """What the request has used so far; filled in while it is answered."""
+
+    @property
+    def is_stream(self) -> bool:
+        return self.body.get("stream") is True

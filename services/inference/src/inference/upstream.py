@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import httpx2
 import openai
@@ -22,6 +22,8 @@ from inference.errors import AttemptFailedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from inference.catalogue import TargetSpec
+
 _RETRYABLE = frozenset({429, 502, 503, 504})
 _PASSED_ON = frozenset({400, 404, 408, 409, 413, 415, 422, 429, 503, 504})
 _LONGEST_TEXT = 1_000
@@ -32,11 +34,36 @@ _Unused = openai.AsyncStream[Any]
 
 
 class Upstream:
-    def __init__(self, *, base_url: str, api_key: str, client: httpx2.AsyncClient, connect_timeout_s: float) -> None:
+    def __init__(  # noqa: PLR0913  # where, with what key, how it is shown, and for how long
+        self,
+        *,
+        base_url: str,
+        api_key: str,
+        client: httpx2.AsyncClient,
+        connect_timeout_s: float,
+        auth: Literal["bearer", "api-key"] = "bearer",
+        api_version: str | None = None,
+    ) -> None:
         self._base_url = base_url.rstrip("/")
         self._api_key = api_key
         self._connect_timeout_s = connect_timeout_s
+        self._query = f"?api-version={api_version}" if api_version else ""
+        self._auth: Any = {"authorization": openai.Omit(), "api-key": api_key} if auth == "api-key" else {}
         self._sdk = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, http_client=client)
+
+    @classmethod
+    def of(cls, target: TargetSpec, api_key: str, client: httpx2.AsyncClient) -> Self:
+        return cls(
+            base_url=target.base_url,
+            api_key=api_key,
+            client=client,
+            connect_timeout_s=target.timeouts.connect_s,
+            auth=target.auth,
+            api_version=target.api_version,
+        )
+
+    def has_key(self, api_key: str) -> bool:
+        return self._api_key == api_key
 
     async def open(
         self, method: str, path: str, *, content: bytes | None, request_id: str, read_timeout_s: float | None
@@ -46,13 +73,13 @@ class Upstream:
         Without `read_timeout_s` the caller bounds the reading, and the wait for the status.
         """
         connect_s = min(self._connect_timeout_s, read_timeout_s or self._connect_timeout_s)
-        headers: dict[str, str] = {wire.REQUEST_ID: request_id}
+        headers: dict[str, Any] = {wire.REQUEST_ID: request_id, **self._auth}
         propagate.inject(headers)
         options: Any = {
             "headers": headers,
             "timeout": httpx2.Timeout(connect=connect_s, read=read_timeout_s, write=read_timeout_s, pool=connect_s),
         }
-        url = self._base_url + path  # absolute: the SDK takes 60 us to join a relative one
+        url = self._base_url + path + self._query  # absolute: the SDK takes 60 us to join a relative one
         try:
             if method == "GET":
                 reply = self._sdk.get(url, cast_to=httpx2.Response, options=options, stream=True, stream_cls=_Unused)

@@ -1,4 +1,4 @@
-"""OpenAI's wire, for the gateway: what it sends reaches the upstream unchanged."""
+"""OpenAI's wire, for the gateway: what it sends reaches the upstream with the upstream's name of the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from common import wire
 from common.deadline import Patience
 from common.errors import ServiceError
 from common.event_stream import EventStream
-from inference.dependencies import Asked, platform_call, question, report_usage, state_of
+from inference.dependencies import Asked, note_route, platform_call, question, report_usage, state_of
 from inference.questions import Question
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(platform_call)])
@@ -26,6 +26,7 @@ async def create_chat_completion(request: Request, asked: Asked) -> Response:
     except ServiceError:
         report_usage(request, chat)
         raise
+    note_route(request, chat)
     return EventStream(
         stream.events,
         finish=stream.close,
@@ -42,6 +43,10 @@ async def create_embeddings(request: Request, asked: Asked) -> Response:
 
 @router.get("/models", summary="List models")
 async def list_models(request: Request) -> Response:
+    """Those of the catalogue; without one, what the upstream lists."""
+    known = state_of(request)["router"].served.catalogue
+    if known is not None:
+        return Response(known.listed(), media_type=wire.JSON)
     return await _whole(request, question(request, "models", "/models", None))
 
 
@@ -51,4 +56,5 @@ async def _whole(request: Request, asked: Question) -> Response:
             answer = await state_of(request)["answers"].whole(asked)
     finally:
         report_usage(request, asked)
+    note_route(request, asked)
     return Response(answer.body, 200, {wire.ATTEMPTS: str(answer.attempts)}, media_type=wire.JSON)
