@@ -79,14 +79,6 @@ async def test_time_outside_of_its_waits_is_not_bounded() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_is_granted_at_the_end_is_beyond_the_deadline() -> None:
-    watchdog = Watchdog(LONG_S, Deadline.after(0))
-    watchdog.grant(LONG_S)
-    with watchdog:
-        await asyncio.sleep(0)
-    watchdog.close()
-
-
 async def test_a_cancellation_by_somebody_else_stays_one() -> None:
     started = asyncio.Event()
 

@@ -50,6 +50,7 @@ class RequestScope:
         state["arrived_at"] = time.monotonic()
         fields: dict[str, object] = {}
         state["log"] = fields
+        state["send"] = send  # for the chunks of streams, to which nothing is added
         further: dict[str, str] = {}
         state["headers"] = further
         ending = state["ending"] = contextlib.AsyncExitStack()

@@ -8,6 +8,7 @@ escaped and a line never ends, so `"usage"` and a `data:` at the start of a line
 from __future__ import annotations
 
 import re
+from itertools import zip_longest
 from typing import Any
 
 import orjson
@@ -19,9 +20,7 @@ DONE = b"data: [DONE]\n\n"
 
 _DONE = re.compile(rb"^data: ?\[DONE\]\r?$", re.MULTILINE)
 _FIELDS = (b":", b"event:", b"id:", b"retry:")
-_BOUNDARY = re.compile(rb"\r?\n\r?\n")
-_WHOLE = re.compile(rb"(?:(?!\r?\n\r?\n).)*+\r?\n\r?\n|.+\Z", re.DOTALL)
-"""One event with the blank line behind it."""
+_BOUNDARY = re.compile(rb"(\r?\n\r?\n)")
 _NOT_JSON = re.compile(rb"^data: ?+(?!\{|\[DONE\])", re.MULTILINE)
 _TELLING = re.compile(rb'"finish_reason"\s*:\s*"|"error"\s*:\s*[{"]|"usage"\s*:\s*\{')
 _NO_USAGE = re.compile(rb',\s*"usage"\s*:\s*null')
@@ -125,8 +124,9 @@ class ChatStream:
         self.content_events += payloads
         usages = events.count(b'"usage"')
         if usages and self.hides_usage:
-            events = _NO_USAGE.sub(b"", events.replace(b',"usage":null', b""))
-            usages = events.count(b'"usage"')
+            events = events.replace(b',"usage":null', b"")
+            if usages := events.count(b'"usage"'):
+                events = _NO_USAGE.sub(b"", events)
         if (
             events.count(b'"finish_reason"') != events.count(b'"finish_reason":null')
             or (usages and usages != events.count(b'"usage":null'))
@@ -140,7 +140,7 @@ class ChatStream:
         if not _TELLING.search(events):
             return events
         kept = []
-        for event in _WHOLE.findall(events):
+        for event in _split(events):
             if not _TELLING.search(event) or self._is_shown(self._judge(event)):
                 kept.append(event)
             else:
@@ -151,7 +151,7 @@ class ChatStream:
         return not (self.hides_usage and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict))
 
     def _check_first(self, events: bytes) -> None:
-        for event in _BOUNDARY.split(events):
+        for event in _split(events):
             payload = data_of(event)
             if payload is None:
                 if event.strip() and not event.lstrip().startswith(_FIELDS):
@@ -199,6 +199,16 @@ def data_of(event: bytes) -> bytes | None:
 
 def event(payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
+
+
+def _split(events: bytes) -> list[bytes]:
+    """The events, each with the blank line behind it."""
+    if b"\r" in events:
+        parts = _BOUNDARY.split(events)
+        return [event + blank for event, blank in zip_longest(parts[::2], parts[1::2], fillvalue=b"")]
+    *whole, rest = events.split(b"\n\n")
+    found = [event + b"\n\n" for event in whole]
+    return [*found, rest] if rest else found
 
 
 def _data_lines(events: bytes, start: bytes) -> int:

@@ -36,12 +36,6 @@ class Watchdog:
         """What is waited for has come: the time counts anew."""
         self._heard_at = self._loop.time()
 
-    def grant(self, limit_s: float) -> None:
-        """From now on `limit_s`, whatever was granted before, the deadline included."""
-        self.close()
-        self._limit_s, self._ends_at = limit_s, math.inf
-        self.heard()
-
     @property
     def is_past_deadline(self) -> bool:
         return self._loop.time() >= self._ends_at

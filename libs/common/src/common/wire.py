@@ -30,9 +30,6 @@ MODEL = "x-spillway-model"
 TARGET = "x-spillway-target"
 """The catalogue's name of the target that gave the answer."""
 
-MAX_ATTEMPTS = "x-spillway-max-attempts"
-"""Of a call to inference: how many upstream calls it may cost, 1 to 3. A job's replay allows 1: the worker retries."""
-
 CacheOutcome = Literal["hit", "miss", "coalesced", "bypass"]
 
 

@@ -14,6 +14,7 @@ import orjson
 from common import sse, wire
 from common.deadline import Deadline
 from common.event_stream import relay_chat
+from common.http_client import chunks_of
 from common.watchdog import Watchdog
 from inference import bounded, spans
 from inference.batching import Share
@@ -133,7 +134,7 @@ class Answers:
 
         if target.batching is None or question.operation != "embeddings":
             return Share(await ask(question.body, question.deadline), 1)
-        return await self._batcher.ask(target.name, question.body, question.deadline, target.batching, ask)
+        return await self._batcher.ask(target, question.body, question.deadline, target.batching, ask)
 
     async def _open_stream(self, question: Question, target: Target, number: int, use: AttemptUse) -> _Opened:
         cap_s = question.deadline.budget_s(target.first_event_timeout_s)
@@ -183,13 +184,10 @@ class _Opened:
         self.use.report(self.watch.usage)
         self.use.estimated_output_tokens = self.watch.content_events
 
-    async def events(self, deadline: Deadline, trailer: Callable[[], bytes]) -> AsyncIterator[bytes]:
-        yield self.first
+    def events(self, deadline: Deadline, trailer: Callable[[], bytes]) -> AsyncIterator[bytes]:
         total = Deadline.after(min(deadline.remaining_s(), self.target.total_timeout_s))
         silence = Watchdog(self.target.event_gap_timeout_s, total)
-        async for events in relay_chat(self.chunks, self.watch, silence):
-            # Before [DONE]: whoever reads us stops there.
-            yield trailer() + events if events is sse.DONE else events
+        return relay_chat(self.chunks, self.watch, silence, first=self.first, trailer=trailer)
 
 
 def with_usage(body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -207,7 +205,7 @@ async def _first_event(
     if not response.headers.get("content-type", "").startswith(wire.EVENT_STREAM):
         answer_of(await bounded.read(response, target.max_answer_bytes))  # an error in place of a stream says more
         raise malformed()
-    chunks = response.aiter_raw()
+    chunks = chunks_of(response)
     first = b""
     try:
         async for chunk in chunks:

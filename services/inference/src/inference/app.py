@@ -58,9 +58,9 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
             router = await _routing(stack, settings)
-            batcher = await stack.enter_async_context(Batcher().running())
             await stack.enter_async_context(watching(shedder, memory_gauge()))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
+            batcher = await stack.enter_async_context(Batcher().running())
             yield State(
                 in_flight=in_flight,
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "inference"),
