@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import httpx2
 
+NOTED_WITHIN_S = 30
+"""A round is 5 s; on a busy machine one may find the store too slow and leave it to the next."""
 REVOKED_WITHIN_S = 11
 """10 s, and a request's way there and back on a busy machine."""
 
@@ -183,7 +185,7 @@ def test_keys_are_listed_by_tenant_and_page(admin: httpx2.Client) -> None:
 def test_the_use_of_a_key_is_noted_behind_the_requests(stack: Platform, admin: httpx2.Client) -> None:
     made = make(admin)
     status_of(stack, made["key"])
-    assert eventually(lambda: admin.get(f"/admin/keys/{made['id']}").json()["last_used_at"])
+    assert eventually(lambda: admin.get(f"/admin/keys/{made['id']}").json()["last_used_at"], NOTED_WITHIN_S)
 
 
 def test_a_network_that_shows_bad_keys_is_told_to_wait(state_store: Valkey, cache_store: Valkey) -> None:
@@ -213,7 +215,7 @@ def test_a_key_that_this_replica_never_met_works_while_the_state_store_is_away(
     ):
         made = make(admin)
         assert status_of(started, made["key"]) == 200
-        assert eventually(lambda: admin.get(f"/admin/keys/{made['id']}").json()["last_used_at"])
+        assert eventually(lambda: admin.get(f"/admin/keys/{made['id']}").json()["last_used_at"], NOTED_WITHIN_S)
         unused = make(admin)
         with replicas(started, 1) as (other,):
             (own.freeze if fault == "freeze" else own.kill)()

@@ -121,9 +121,9 @@ class Platform:
         return found
 
 
-def eventually(look: Callable[[], T | None]) -> T:
+def eventually(look: Callable[[], T | None], within_s: float = BOUND_S) -> T:
     """What `look` finds as soon as it finds something; each look is a round trip to a server."""
-    deadline = time.monotonic() + BOUND_S
+    deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if found := look():
             return found
