@@ -60,7 +60,7 @@ test *args: check
 
 # Lint, types, boundaries, lock: no test
 [group('quality')]
-check: lint types boundaries locked
+check: lint types boundaries locked images-lint
 
 # Format the code and this file
 [group('quality')]
@@ -89,6 +89,11 @@ boundaries: setup
 locked:
     uv lock --check
 
+# The Dockerfiles follow hadolint's rules
+[private]
+images-lint: setup
+    '{{ bin }}/hadolint' services/*/Dockerfile libs/simulator/Dockerfile
+
 # Write the OpenAPI snapshots of the services (docs/openapi)
 [group('quality')]
 openapi: setup
@@ -103,3 +108,8 @@ bench *args: setup
 [group('measure')]
 chaos *args: setup
     '{{ bin }}/pytest' -m chaos "$@"
+
+# Build the image of one service with BUILDER (docker, podman or buildah; else the first that works)
+[group('deploy')]
+image service *args:
+    sh infra/images/build.sh "$@"
