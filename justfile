@@ -94,7 +94,7 @@ test *args: check
 
 # Lint, types, boundaries, lock: no test
 [group('quality')]
-check: lint types boundaries locked
+check: lint types boundaries locked images-lint
 
 # Format the code and this file
 [group('quality')]
@@ -123,6 +123,11 @@ boundaries: setup
 locked:
     uv lock --check
 
+# The Dockerfiles follow hadolint's rules
+[private]
+images-lint: setup
+    '{{ bin }}/hadolint' services/*/Dockerfile libs/simulator/Dockerfile
+
 # Write the OpenAPI snapshots of the services (docs/openapi)
 [group('quality')]
 openapi: setup
@@ -138,3 +143,8 @@ bench *args: setup
 chaos *args: setup
     [ "${1:-}" != jobs ] || { shift; set -- tests/chaos/test_jobs.py -s "$@"; }; \
     SPILLWAY_CHAOS=long '{{ bin }}/pytest' -m chaos "$@"
+
+# Build the image of one service with BUILDER (docker, podman or buildah; else the first that works)
+[group('deploy')]
+image service *args:
+    sh infra/images/build.sh "$@"
