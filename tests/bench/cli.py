@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _CHUNKS = 100
 _SETTLE_S = 0.3
 """After a lane: what it left to do in the background (entries to store, spans to send) is its cost as well."""
+_EMBEDDING = "[[sim ttft_ms=20]] text {}"
+"""At an upstream that takes its time, as they do: an instant one leaves nothing to join."""
 _PADDING = "All work and no play makes a dull prompt. "
 
 
@@ -42,6 +44,8 @@ class Lane:
     """Where it has to be a certain number, whatever the command line says."""
     warm_up: int | None = None
     """Requests before the first round; a fifth of a round's otherwise."""
+    model: str = stack.MODEL
+    path: str = "/v1/chat/completions"
 
 
 LANES = (
@@ -53,6 +57,8 @@ LANES = (
     Lane("stream", 400, "[[sim tokens=100]] round {round}, question {}", "miss", is_stream=True),
     Lane("paced", 160, "[[sim tokens=100 itl_ms=10]] round {round}, question {}", "miss", is_stream=True),
     Lane("direct", 1000, "question {}", None, is_direct=True),
+    Lane("embed", 800, _EMBEDDING, None, model=stack.EMBED, path="/v1/embeddings"),
+    Lane("embed-alone", 800, _EMBEDDING, None, model=stack.EMBED_ALONE, path="/v1/embeddings"),
 )
 
 
@@ -125,22 +131,23 @@ def _start_s(tracing: str) -> float:
 
 def _measure(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: int) -> Seen:
     yardstick_ms = _yardstick_ms()
-    calls = running.upstream_calls()
+    _, last_call = running.upstream_calls()
     before = running.cpu_ms()
     load = _drive(lane, running, asked, round_, round(lane.requests * asked.requests))
     time.sleep(_SETTLE_S)
     after = running.cpu_ms()
     cpu_ms = {name: (after[name] - before[name]) / max(load["answers"], 1) for name in before}
-    return Seen(cpu_ms, load, running.upstream_calls() - calls, (yardstick_ms + _yardstick_ms()) / 2)
+    upstream_calls, _ = running.upstream_calls(last_call)
+    return Seen(cpu_ms, load, upstream_calls, (yardstick_ms + _yardstick_ms()) / 2)
 
 
 def _drive(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: int, requests: int) -> dict[str, Any]:
     prompt = lane.prompt.replace("{round}", str(round_))
     order = {
         "port": running.simulator_port if lane.is_direct else running.gateway_port,
-        "path": "/v1/chat/completions",
+        "path": lane.path,
         "key": running.key,
-        "model": stack.MODEL,
+        "model": lane.model,
         "prompt": prompt + " " + (_PADDING * (asked.body_bytes // len(_PADDING) + 1))[: asked.body_bytes - len(prompt)],
         "is_stream": lane.is_stream,
         "requests": requests,
@@ -200,11 +207,44 @@ def _report(
             sum(of) for of in zip(*((one.load["answers"], one.upstream_calls) for one in rounds), strict=True)
         )
         yield f"Burst: {answers} answers, {calls} upstream calls, {1 - calls / max(answers, 1):.1%} saved"
+    yield from _of_inference(seen)
+    yield from _of_batching(seen)
     yardsticks_ms = [one.yardstick_ms for rounds in seen.values() for one in rounds]
     yield f"Yardstick (fixed pure Python): {_spread_of(yardsticks_ms)} ms; 'calm' is scaled to the least of it"
     parts = ", ".join(f"{name} {memory_mb[name]:.0f}" for name in processes)
     yield f"Idle memory (PSS): {sum(memory_mb.values()):.0f} MB ({parts})"
     yield f"Start to first answer: {statistics.median(starts_s):.1f} s ({min(starts_s):.1f}-{max(starts_s):.1f})"
+
+
+def _of_inference(seen: dict[str, list[Seen]]) -> Iterable[str]:
+    """What its bars are in: a plain answer, and a chunk, each round by itself, so that both are of one moment."""
+    plain = [one.cpu_ms["inference"] for one in seen.get("miss", ())]
+    if plain:
+        yield f"Inference, a plain answer: {_spread_of(plain)} ms"
+    for name in ("stream", "paced") if plain else ():
+        if seen.get(name):
+            of_chunk = [
+                (one.cpu_ms["inference"] - base) * 1000 / _CHUNKS for one, base in zip(seen[name], plain, strict=True)
+            ]
+            yield f"Inference, a chunk ({name}): {_spread_of(of_chunk, 1)} us"
+
+
+def _of_batching(seen: dict[str, list[Seen]]) -> Iterable[str]:
+    lanes = {name: seen[name] for name in ("embed", "embed-alone") if seen.get(name)}
+    if lanes:
+        yield "| embeddings | requests | upstream calls | saved | p50 ms | p99 ms | CPU ms |"
+        yield "|---|---|---|---|---|---|---|"
+    for name, rounds in lanes.items():
+        answers, calls = sum(one.load["answers"] for one in rounds), sum(one.upstream_calls for one in rounds)
+        cells = [
+            "joined" if name == "embed" else "alone", str(answers), str(calls), f"{1 - calls / max(answers, 1):.0%}",
+            _spread(rounds, lambda one: one.load["whole_ms"]["p50"]),
+            _spread(rounds, lambda one: one.load["whole_ms"]["p99"]),
+            _spread(rounds, lambda one: one.total_ms),
+        ]  # fmt: skip
+        yield f"| {' | '.join(cells)} |"
+    if lanes:
+        yield ""
 
 
 def _spread(rounds: list[Seen], of: Callable[[Seen], float], digits: int = 2) -> str:

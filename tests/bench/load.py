@@ -49,13 +49,18 @@ class Order:
 
     def request(self, number: int) -> bytes:
         content = self.prompt.replace("{}", str((number - 1) // self.shared))
-        body: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": content}]}
+        asks = {"input": content} if self.path.endswith("embeddings") else {"messages": [_message(content)]}
+        body: dict[str, Any] = {"model": self.model, **asks}
         payload = json.dumps(body | {"stream": True} if self.is_stream else body).encode()
         head = (
             f"POST {self.path} HTTP/1.1\r\nhost: 127.0.0.1:{self.port}\r\nauthorization: Bearer {self.key}\r\n"
             f"content-type: application/json\r\ncontent-length: {len(payload)}\r\n\r\n"
         )
         return head.encode() + payload
+
+
+def _message(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
 
 
 class _BadAnswerError(Exception):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SERVICES = ("gateway", "cache", "inference")
 MODEL = "sim-small"
+EMBED, EMBED_ALONE = "sim-embed", "sim-large"
+"""Two models that embed, of which the second joins no requests."""
 _START_S = 30
 _STOP_S = 10
 _POLL_S = 0.01
@@ -49,15 +51,15 @@ class Stack:
         """User and system time of each process since it started. Source: proc(5), stat, fields 14 and 15."""
         return {name: _cpu_ms(pid) for name, pid in self.pids.items()}
 
-    def upstream_calls(self) -> int:
-        """How often the simulator was asked so far, by its own account."""
+    def upstream_calls(self, after: int = 0) -> tuple[int, int]:
+        """How many the simulator got after that one of its numbers, and the number of the last."""
         connection = http.client.HTTPConnection("127.0.0.1", self.simulator_port, timeout=_START_S)
         try:
-            connection.request("GET", "/_sim/requests?model=" + MODEL)
-            attempts = json.load(connection.getresponse())["requests"]
+            connection.request("GET", f"/_sim/requests?after={after}")
+            attempts = json.loads(connection.getresponse().read())["requests"]
         finally:
             connection.close()
-        return int(attempts[-1]["seq"]) if attempts else 0
+        return len(attempts), attempts[-1]["seq"] if attempts else after
 
     def memory_mb(self) -> dict[str, float]:
         """Proportional set size: pages shared by several processes count for each in part, so the sum is honest."""
@@ -86,7 +88,7 @@ def running(tracing: str, **settings: str) -> Iterator[Stack]:
     ports = _free_ports((*SERVICES, "simulator", "sink", *(store.part for store in STORES)))
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        environment, pepper = _environment(ports, tracing)
+        environment, pepper = _environment(ports, tracing, home)
         environment |= settings
         started = time.perf_counter()
         pids = {}
@@ -130,7 +132,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _environment(ports: Mapping[str, int], tracing: str) -> tuple[dict[str, str], str]:
+def _environment(ports: Mapping[str, int], tracing: str, home: Path) -> tuple[dict[str, str], str]:
     names = ("pepper", "seal", "cache_hop", "inference_hop")
     pepper, seal, cache_hop, inference_hop = (secrets.token_hex(32) for _ in names)
     url = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
@@ -148,8 +150,7 @@ def _environment(ports: Mapping[str, int], tracing: str) -> tuple[dict[str, str]
         "GATEWAY_INFERENCE_HOP_SECRET": inference_hop,
         "CACHE_HOP_SECRET": cache_hop,
         "INFERENCE_HOP_SECRET": inference_hop,
-        "INFERENCE_UPSTREAM_BASE_URL": f"{url['simulator']}/v1",
-        "INFERENCE_UPSTREAM_API_KEY": "sk-simulator",
+        "INFERENCE_MODELS_FILE": str(_models_file(home, f"{url['simulator']}/v1")),
     }
     if tracing != "off":
         environment |= {
@@ -158,6 +159,17 @@ def _environment(ports: Mapping[str, int], tracing: str) -> tuple[dict[str, str]
             "OTEL_TRACES_SAMPLER_ARG": tracing,
         }
     return environment, pepper
+
+
+def _models_file(home: Path, upstream: str) -> Path:
+    batching = {MODEL: "", EMBED: ", batching: {max_items: 32, max_wait_ms: 5}", EMBED_ALONE: ""}
+    models = [
+        f"  {model}:\n    targets:\n      - {{name: {model}, base_url: {upstream}, max_concurrency: 10000{more}}}\n"
+        for model, more in batching.items()
+    ]
+    file = home / "models.yaml"
+    file.write_text("version: 1\nmodels:\n" + "".join(models))
+    return file
 
 
 def _is_ours(variable: str) -> bool:

@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from common.http_client import create_client
+from common.http_client import chunks_of, create_client
 from support.raw_server import Conversation, refusing, stalling_connects, talking
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ async def test_a_chunk_that_is_none_is_a_protocol_error(client: httpx2.AsyncClie
 
 @pytest.mark.xfail(
     reason="aiohttp 3.14.5 loses a parse error in the body, and its read timeout with it: every read needs a bound of "
-    "our own (Patience, event_stream.watched)",
+    "our own (Patience, common.watchdog)",
     raises=TimeoutError,
 )
 async def test_a_bad_chunk_in_mid_body_ends_the_read(client: httpx2.AsyncClient) -> None:
@@ -218,3 +218,40 @@ async def test_a_body_is_asked_for_and_passed_on_as_it_is(client: httpx2.AsyncCl
         async with client.stream("GET", url) as response:
             assert b"".join([part async for part in response.aiter_raw()]) == b"{}"
     assert b"accept-encoding: identity\r\n" in requests[0].lower()
+
+
+@pytest.mark.parametrize("script", [short, short_and_reset, short_chunk, no_last_chunk])
+async def test_chunks_that_break_off_are_a_read_error(
+    client: httpx2.AsyncClient, script: Callable[[Conversation], None]
+) -> None:
+    with talking(script) as url:
+        async with client.stream("POST", url, content=b"{}") as response:
+            with pytest.raises(httpx2.ReadError):
+                [chunk async for chunk in chunks_of(response)]
+
+
+async def test_chunks_that_do_not_come_are_a_read_timeout(client: httpx2.AsyncClient) -> None:
+    with talking(silence_in_the_body) as url:
+        async with client.stream("POST", url, timeout=httpx2.Timeout(BOUND_S, read=0.1)) as response:
+            with pytest.raises(httpx2.ReadTimeout):
+                [chunk async for chunk in chunks_of(response)]
+
+
+async def test_chunks_are_the_body_as_it_came_and_their_connection_is_used_again(client: httpx2.AsyncClient) -> None:
+    connections: list[bytes] = []
+
+    def script(conversation: Conversation) -> None:
+        connections.append(conversation.request)
+        for _ in range(2):
+            conversation.say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n1\r\n!\r\n0\r\n\r\n")
+            conversation.hear()
+
+    with talking(script) as url:
+        for _ in range(2):
+            async with client.stream("GET", url) as response:
+                assert b"".join([chunk async for chunk in chunks_of(response)]) == b"{}!"
+    assert len(connections) == 1
+
+
+async def test_without_a_connection_chunks_are_what_the_response_has() -> None:
+    assert [chunk async for chunk in chunks_of(httpx2.Response(200, stream=httpx2.ByteStream(b"{}")))] == [b"{}"]

@@ -26,6 +26,10 @@ class Conversation:
     def say(self, data: bytes) -> None:
         self._wire.sendall(data)
 
+    def hear(self) -> bytes:
+        """What the other side says next; nothing when it has left."""
+        return self._wire.recv(65_536)
+
     def reset(self) -> None:
         """Close with RST instead of FIN. Source: socket(7), SO_LINGER."""
         self._wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)

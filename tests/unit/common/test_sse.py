@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common import sse
-from common.sse import MAX_EVENT_BYTES, ChatStream, MalformedStreamError
+from common.sse import MAX_EVENT_BYTES, ChatStream, MalformedStreamError, StreamTooLargeError
 
 
 def chunk(text: str = "", finish_reason: str | None = None, index: int = 0) -> bytes:
@@ -183,3 +183,66 @@ def test_choices_of_another_shape_finish_nothing_and_break_nothing(choices: str)
 )
 def test_the_payload_of_an_event_is_its_data_lines(event: bytes, payload: bytes | None) -> None:
     assert sse.data_of(event) == payload
+
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+REPORT = sse.event(json.dumps({"id": "c", "choices": [], "usage": USAGE}).encode())
+FILTERED = sse.event(b'{"choices":[],"prompt_filter_results":[]}')
+
+
+def asked_for(event: bytes, spelling: bytes = b',"usage":null') -> bytes:
+    """The event as it is when usage was asked for."""
+    return event.replace(b"}\n\n", spelling + b"}\n\n")
+
+
+@pytest.mark.parametrize("spelling", [b',"usage":null', b', "usage": null', b',\t"usage"\t:\tnull'])
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_hidden_usage_looks_as_if_it_had_not_been_asked_for(spelling: bytes, newline: bytes) -> None:
+    plain = FILTERED + chunk("a") + b": ping\n\n" + chunk("b", "stop")
+    asked = b"".join(
+        [FILTERED, asked_for(chunk("a"), spelling), b": ping\n\n", asked_for(chunk("b", "stop"), spelling), REPORT]
+    ).replace(b"\n", newline)
+    for cut in range(len(asked) + 1):
+        stream = ChatStream(hides_usage=True)
+        assert stream.feed(asked[:cut]) + stream.feed(asked[cut:]) == plain.replace(b"\n", newline)
+        assert (stream.usage, stream.content_events, stream.is_complete) == (USAGE, 3, True)
+
+
+def test_usage_that_was_asked_for_passes_and_is_read() -> None:
+    data = asked_for(chunk("a")) + chunk("", "stop") + REPORT
+    stream = ChatStream()
+    assert stream.feed(data) == data
+    assert stream.usage == USAGE
+
+
+def test_usage_beside_choices_is_read_and_stays() -> None:
+    data = chunk("a", "stop").replace(b"}\n\n", b',"usage":%b}\n\n' % json.dumps(USAGE).encode())
+    stream = ChatStream(hides_usage=True)
+    assert stream.feed(data) == data
+    assert stream.usage == USAGE
+
+
+def test_text_that_talks_of_usage_stays() -> None:
+    data = chunk('the ,"usage":null of "usage": {}')
+    assert ChatStream(hides_usage=True).feed(data) == data
+
+
+def test_what_an_answer_says_of_itself_is_kept() -> None:
+    stream = ChatStream(2)
+    stream.feed(
+        sse.event(b'{"id":"c-1","model":"m-1","choices":[]}') + chunk("", "stop") + chunk("", "length", index=1)
+    )
+    assert (stream.response_id, stream.response_model, stream.finish_reasons) == ("c-1", "m-1", ["stop", "length"])
+
+
+def test_content_is_counted_by_events_not_by_what_they_say() -> None:
+    stream = ChatStream()
+    stream.feed(b": ping\n\n" + chunk("data: {}") + b"retry: 1\n\n" + chunk("\n\ndata: {}\n\n") + DONE)
+    assert stream.content_events == 2
+
+
+def test_a_stream_beyond_its_cap_is_too_large() -> None:
+    stream = ChatStream(max_bytes=2 * len(chunk("a")))
+    stream.feed(chunk("a") + chunk("b"))
+    with pytest.raises(StreamTooLargeError):
+        stream.feed(b":")
