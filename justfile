@@ -94,6 +94,12 @@ locked:
 openapi: setup
     '{{ python }}' -m devstack openapi docs/openapi
 
+# Judge a catalogue (models check FILE), or print its JSON Schema (models schema)
+[group('quality')]
+[no-exit-message]
+@models *args: setup
+    '{{ python }}' -m inference.models "$@"
+
 # Measure the stack (tests/bench)
 [group('measure')]
 bench *args: setup

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from devstack import ports
+from devstack import models, ports
 from devstack.credentials import DEVELOPMENT_KEY
 from devstack.stores import STORES
 
@@ -64,6 +64,8 @@ def make(
         parts.append(Part("simulator", _python("simulator"), f"{url(assigned['simulator'])}/health"))
     parts += [Part(name, _python(name), f"{url(assigned[name])}/readyz") for name in ("inference", "gateway", "cache")]
     ours = _environment(assigned, {**secrets, **_common(secrets, given)}, upstream)
+    if upstream.is_simulator:
+        ours[models.VARIABLE] = str(local.models)
     if "traces" in {part.name for part in parts}:
         ours |= {_OTLP_VARIABLES[0]: url(assigned["traces"]), "SPILLWAY_TRACES_URL": url(assigned["traces"])}
     # Not what a sourced dev.env says about the stack it was written for.
