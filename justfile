@@ -8,6 +8,10 @@ export PYTHONDONTWRITEBYTECODE := ""
 bin := justfile_directory() / ".venv/bin"
 python := bin / "python"
 
+# Talk to the stack of this checkout unless the shell names another.
+local_env := env("SPILLWAY_LOCAL_DIR", ".local") / "dev.env"
+local_stack := "[ -n \"${SPILLWAY_ADMIN_KEY:-}\" ] || [ ! -r '" + local_env + "' ] || . '" + absolute_path(local_env) + "'"
+
 [private]
 default:
     @'{{ just_executable() }}' --justfile '{{ justfile() }}' --list --unsorted
@@ -35,7 +39,7 @@ default:
 @reset: setup
     '{{ python }}' -m devstack reset
 
-# See a cache hit, a stream, retries and the trace of one request
+# See a cache hit, a stream, retries, a job and their traces
 [group('stack')]
 [no-exit-message]
 @demo: setup
@@ -47,11 +51,41 @@ default:
 @run *service: setup
     exec '{{ python }}' -m devstack run "$@"
 
+# Look after jobs: list, show, cancel, retry, purge (dead letters)
+[group('stack')]
+[no-exit-message]
+@jobs *args: setup
+    '{{ python }}' -m devstack jobs "$@"
+
 # Print the trace of the last request, or of the one with this id, as a tree
 [group('stack')]
 [no-exit-message]
 @trace *id: setup
     '{{ python }}' -m devstack trace "$@"
+
+# See what the cache holds (stats), or purge it by --tenant, --model or --older-than-s
+[group('stack')]
+[no-exit-message]
+@cache *args: setup
+    '{{ python }}' -m devstack cache "$@"
+
+# API keys: create, list, show, change, rotate, disable, enable, delete, hash
+[group('admin')]
+[no-exit-message]
+@keys *args: setup
+    {{ local_stack }}; exec '{{ python }}' -m gateway.cli keys "$@"
+
+# Tenants: list, show, set, delete
+[group('admin')]
+[no-exit-message]
+@tenants *args: setup
+    {{ local_stack }}; exec '{{ python }}' -m gateway.cli tenants "$@"
+
+# Who changed which key or tenant: list
+[group('admin')]
+[no-exit-message]
+@audit *args: setup
+    {{ local_stack }}; exec '{{ python }}' -m gateway.cli audit "$@"
 
 # Everything CI runs: check, then every test
 [group('quality')]
@@ -60,7 +94,7 @@ test *args: check
 
 # Lint, types, boundaries, lock: no test
 [group('quality')]
-check: lint types boundaries locked
+check: lint types boundaries locked images-lint
 
 # Format the code and this file
 [group('quality')]
@@ -89,6 +123,11 @@ boundaries: setup
 locked:
     uv lock --check
 
+# The Dockerfiles follow hadolint's rules
+[private]
+images-lint: setup
+    '{{ bin }}/hadolint' services/*/Dockerfile libs/simulator/Dockerfile
+
 # Write the OpenAPI snapshots of the services (docs/openapi)
 [group('quality')]
 openapi: setup
@@ -100,12 +139,18 @@ openapi: setup
 @models *args: setup
     '{{ python }}' -m inference.models "$@"
 
-# Measure the stack (tests/bench)
+# Measure the stack (tests/bench), or `bench jobs`
 [group('measure')]
 bench *args: setup
-    '{{ python }}' tests/bench "$@"
+    lane=tests/bench; [ "${1:-}" != jobs ] || { shift; lane=tests/bench/jobs.py; }; '{{ python }}' "$lane" "$@"
 
-# Cause every failure of the table in docs/architecture.md
+# Cause every failure of the table in docs/architecture.md, as long as the promises say; `chaos jobs`: those of jobs
 [group('measure')]
 chaos *args: setup
-    '{{ bin }}/pytest' -m chaos "$@"
+    [ "${1:-}" != jobs ] || { shift; set -- tests/chaos/test_jobs.py -s "$@"; }; \
+    SPILLWAY_CHAOS=long '{{ bin }}/pytest' -m chaos "$@"
+
+# Build the image of one service with BUILDER (docker, podman or buildah; else the first that works)
+[group('deploy')]
+image service *args:
+    sh infra/images/build.sh "$@"

@@ -1,11 +1,16 @@
-"""`python tests/bench` measures the stack: CPU per request, latency, memory, start. See docs/scaling.md."""
+"""`python tests/bench` measures the stack: CPU per request, latency, memory, start; `python tests/bench overload` what
+becomes of it when more is asked of it than it can do. See docs/scaling.md.
+"""
 
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[1])
 
-from bench.cli import main  # noqa: E402  # it is found through the line above
+from bench import cli, overload  # noqa: E402  # found through the line above
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["overload"]:
+        overload.main(sys.argv[2:])
+    else:
+        cli.main()

@@ -36,13 +36,22 @@ class Lane:
     is_stream: bool = False
     is_direct: bool = False
     """Straight to the simulator: what of the latencies is not ours."""
+    shared: int = 1
+    """So many requests in a row are identical."""
+    connections: int | None = None
+    """Where it has to be a certain number, whatever the command line says."""
+    warm_up: int | None = None
+    """Requests before the first round; a fifth of a round's otherwise."""
 
 
 LANES = (
     Lane("miss", 1000, "round {round}, question {}", "miss"),
     Lane("hit", 2000, "always the same question", "hit"),
-    Lane("stream", 400, "[[sim tokens=100]] question {}", "bypass", is_stream=True),
-    Lane("paced", 160, "[[sim tokens=100 itl_ms=10]] question {}", "bypass", is_stream=True),
+    Lane("hit-stream", 1000, "[[sim tokens=100]] always the same stream", "hit", is_stream=True),
+    Lane("hit-far", 1500, "one of many questions, {}", "hit", warm_up=1500),
+    Lane("burst", 5000, "[[sim ttft_ms=200]] round {round}, prompt {}", None, shared=100, connections=100),
+    Lane("stream", 400, "[[sim tokens=100]] round {round}, question {}", "miss", is_stream=True),
+    Lane("paced", 160, "[[sim tokens=100 itl_ms=10]] round {round}, question {}", "miss", is_stream=True),
     Lane("direct", 1000, "question {}", None, is_direct=True),
 )
 
@@ -54,6 +63,7 @@ class Seen:
     cpu_ms: dict[str, float]
     """Per answer, by process."""
     load: dict[str, Any]
+    upstream_calls: int
     yardstick_ms: float
     """How slow the machine was: see `_yardstick_ms`."""
 
@@ -72,7 +82,7 @@ def main() -> None:
     with stack.running(asked.tracing) as running:
         starts_s.append(running.start_s)
         for lane in lanes:
-            _drive(lane, running, asked, round_=0, requests=max(lane.requests // 5, 50))
+            _drive(lane, running, asked, round_=0, requests=lane.warm_up or max(lane.requests // 5, 50))
         for round_ in range(1, asked.rounds + 1):
             for lane in lanes:
                 seen[lane.name].append(_measure(lane, running, asked, round_))
@@ -115,12 +125,13 @@ def _start_s(tracing: str) -> float:
 
 def _measure(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: int) -> Seen:
     yardstick_ms = _yardstick_ms()
+    calls = running.upstream_calls()
     before = running.cpu_ms()
     load = _drive(lane, running, asked, round_, round(lane.requests * asked.requests))
     time.sleep(_SETTLE_S)
     after = running.cpu_ms()
     cpu_ms = {name: (after[name] - before[name]) / max(load["answers"], 1) for name in before}
-    return Seen(cpu_ms, load, (yardstick_ms + _yardstick_ms()) / 2)
+    return Seen(cpu_ms, load, running.upstream_calls() - calls, (yardstick_ms + _yardstick_ms()) / 2)
 
 
 def _drive(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: int, requests: int) -> dict[str, Any]:
@@ -133,7 +144,8 @@ def _drive(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: 
         "prompt": prompt + " " + (_PADDING * (asked.body_bytes // len(_PADDING) + 1))[: asked.body_bytes - len(prompt)],
         "is_stream": lane.is_stream,
         "requests": requests,
-        "connections": asked.connections,
+        "connections": lane.connections or asked.connections,
+        "shared": lane.shared,
         "rate": asked.rate,
         "cache": None if round_ == 0 else lane.cache,  # the warm-up makes the entry that is hit
         "events": _CHUNKS + 1 if lane.is_stream else 0,
@@ -155,7 +167,17 @@ def _report(
     yield ""
     processes = sorted(memory_mb, key=lambda name: (name.startswith("valkey"), name))
     least_ms = min(one.yardstick_ms for rounds in seen.values() for one in rounds)
-    columns = ["CPU ms", "CPU ms, calm", *processes, "p50 ms", "p99 ms", "first byte p99", "req/s", "errors"]
+    columns = [
+        "CPU ms",
+        "CPU ms, calm",
+        *processes,
+        "p50 ms",
+        "p99 ms",
+        "first byte p99",
+        "req/s",
+        "upstream calls",
+        "errors",
+    ]
     yield f"| lane | {' | '.join(columns)} |"
     yield f"|{'---|' * (len(columns) + 1)}"
     for lane, rounds in seen.items():
@@ -168,10 +190,16 @@ def _report(
             _spread(rounds, lambda one: one.load["whole_ms"]["p99"]),
             _spread(rounds, lambda one: one.load["first_byte_ms"]["p99"]),
             _spread(rounds, lambda one: one.load["answers"] / one.load["seconds"], digits=0),
+            _spread(rounds, lambda one: one.upstream_calls, digits=0),
             ", ".join(f"{count} {why}" for why, count in errors.items()) or "0",
         ]
         yield f"| {lane} | {' | '.join(cells)} |"
     yield ""
+    for rounds in filter(None, [seen.get("burst")]):
+        answers, calls = (
+            sum(of) for of in zip(*((one.load["answers"], one.upstream_calls) for one in rounds), strict=True)
+        )
+        yield f"Burst: {answers} answers, {calls} upstream calls, {1 - calls / max(answers, 1):.1%} saved"
     yardsticks_ms = [one.yardstick_ms for rounds in seen.values() for one in rounds]
     yield f"Yardstick (fixed pure Python): {_spread_of(yardsticks_ms)} ms; 'calm' is scaled to the least of it"
     parts = ", ".join(f"{name} {memory_mb[name]:.0f}" for name in processes)

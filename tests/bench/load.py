@@ -19,6 +19,8 @@ from typing import Any, cast
 import uvloop
 
 _ANSWER_TIMEOUT_S = 60
+_AFTER_REFUSAL_S = 0.1
+_REFUSALS = ("429", "503")
 _END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 
 
@@ -31,7 +33,8 @@ class Order:
     key: str
     model: str
     prompt: str
-    """`{}` in it becomes the request's number."""
+    """`{}` in it becomes the request's number, divided by `shared`."""
+    shared: int
     is_stream: bool
     requests: int
     connections: int
@@ -41,9 +44,11 @@ class Order:
     """The expected `x-cache`."""
     events: int
     """The least number of `data:` events of a stream, `[DONE]` included."""
+    may_refuse: bool = False
+    """429 and 503 with `Retry-After` are no errors but refusals, which have a latency of their own."""
 
     def request(self, number: int) -> bytes:
-        content = self.prompt.replace("{}", str(number))
+        content = self.prompt.replace("{}", str((number - 1) // self.shared))
         body: dict[str, Any] = {"model": self.model, "messages": [{"role": "user", "content": content}]}
         payload = json.dumps(body | {"stream": True} if self.is_stream else body).encode()
         head = (
@@ -78,6 +83,7 @@ class Connection(asyncio.Protocol):
             raise _BadAnswerError("connection_lost")
         self._answer = asyncio.get_running_loop().create_future()
         self._head, self._tail, self._body_bytes, self._events, self._first_at = b"", b"", 0, 0, 0.0
+        self.is_refused = False
         self._length: int | None = None
         self.transport.write(request)
         try:
@@ -111,14 +117,16 @@ class Connection(asyncio.Protocol):
         headers = dict(line.split(b": ", 1) for line in lines[1:])
         status = lines[0].split(b" ", 2)[1].decode()
         cache = headers.get(b"x-cache", b"none").decode()
-        if status != "200" or (self._order.cache and cache != self._order.cache):
+        if self._order.may_refuse and status in _REFUSALS and b"retry-after" in headers:
+            self.is_refused = True
+        elif status != "200" or (self._order.cache and cache != self._order.cache):
             self._fail(f"status_{status}" if status != "200" else f"cache_{cache}")
             return False
         self._length = int(headers[b"content-length"]) if b"content-length" in headers else None
         return True
 
     def _end(self) -> None:
-        if self._events < self._order.events:
+        if self._events < self._order.events and not self.is_refused:
             self._fail("short_stream")
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(self._first_at)
@@ -133,6 +141,9 @@ class Load:
     order: Order
     first_byte_s: list[float] = field(default_factory=list)
     whole_s: list[float] = field(default_factory=list)
+    refused_s: list[float] = field(default_factory=list)
+    late_s: list[float] = field(default_factory=list)
+    """How long after its moment a request was sent: the generator's own lateness, which spoils a run."""
     errors: Counter[str] = field(default_factory=Counter)
     _next: int = 0
     _free: list[Connection] = field(default_factory=list)
@@ -150,6 +161,9 @@ class Load:
             "seconds": seconds,
             "answers": len(self.whole_s),
             "errors": dict(self.errors),
+            "refused": len(self.refused_s),
+            "refused_ms": _quantiles_ms(self.refused_s),
+            "late_ms": _quantiles_ms(self.late_s),
             "first_byte_ms": _quantiles_ms(self.first_byte_s),
             "whole_ms": _quantiles_ms(self.whole_s),
         }
@@ -157,7 +171,10 @@ class Load:
     async def _closed_loop(self) -> None:
         while self._next < self.order.requests:
             self._next += 1
+            refused = len(self.refused_s)
             await self._once(self._next, time.perf_counter())
+            if len(self.refused_s) > refused:
+                await asyncio.sleep(_AFTER_REFUSAL_S)  # or a closed loop would measure refusals
 
     async def _open_loop(self, rate: float) -> None:
         moments = random.Random(1)  # noqa: S311  # the same moments every time
@@ -170,13 +187,17 @@ class Load:
 
     async def _once(self, number: int, intended: float) -> None:
         try:
+            self.late_s.append(time.perf_counter() - intended)
             connection = self._free.pop() if self._free else await self._connect()
             first_at = await connection.ask(self.order.request(number))
         except (OSError, _BadAnswerError) as error:
             self.errors[str(error) if isinstance(error, _BadAnswerError) else type(error).__name__] += 1
             return  # and the connection is left: nobody knows what still comes on it
-        self.whole_s.append(time.perf_counter() - intended)
-        self.first_byte_s.append(first_at - intended)
+        if connection.is_refused:
+            self.refused_s.append(time.perf_counter() - intended)
+        else:
+            self.whole_s.append(time.perf_counter() - intended)
+            self.first_byte_s.append(first_at - intended)
         self._free.append(connection)
 
     async def _connect(self) -> Connection:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from common.stores import connect, is_reachable
 from devstack.stores import STORES
 from gateway.key_store import put_key
-from gateway.keys import generate_key, record_for
+from gateway.keys import generate_key
+from gateway.records import record_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -48,6 +49,16 @@ class Stack:
         """User and system time of each process since it started. Source: proc(5), stat, fields 14 and 15."""
         return {name: _cpu_ms(pid) for name, pid in self.pids.items()}
 
+    def upstream_calls(self) -> int:
+        """How often the simulator was asked so far, by its own account."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.simulator_port, timeout=_START_S)
+        try:
+            connection.request("GET", "/_sim/requests?model=" + MODEL)
+            attempts = json.load(connection.getresponse())["requests"]
+        finally:
+            connection.close()
+        return int(attempts[-1]["seq"]) if attempts else 0
+
     def memory_mb(self) -> dict[str, float]:
         """Proportional set size: pages shared by several processes count for each in part, so the sum is honest."""
         return {name: _pss_mb(pid) for name, pid in self.pids.items()}
@@ -66,16 +77,17 @@ def _pss_mb(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def running(tracing: str) -> Iterator[Stack]:
+def running(tracing: str, **settings: str) -> Iterator[Stack]:
     """Start everything, yield once a model answered through the gateway, stop everything.
 
-    `tracing` is `off` or the share of requests that are traced. Raises `RuntimeError` with a service's own words when
-    the stack does not come up.
+    `tracing` is `off` or the share of requests that are traced; `settings` are further environment variables.
+    Raises `RuntimeError` with a service's own words when the stack does not come up.
     """
     ports = _free_ports((*SERVICES, "simulator", "sink", *(store.part for store in STORES)))
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         environment, pepper = _environment(ports, tracing)
+        environment |= settings
         started = time.perf_counter()
         pids = {}
         for store in STORES:
@@ -127,6 +139,7 @@ def _environment(ports: Mapping[str, int], tracing: str) -> tuple[dict[str, str]
         **{f"{name.upper()}_PORT": str(ports[name]) for name in (*SERVICES, "simulator")},
         **{store.variable: store.url(ports[store.part]) for store in STORES},
         **{f"{name.upper()}_DRAIN_DELAY_S": "0" for name in SERVICES},
+        "GATEWAY_CONNECTIONS_PER_ADDRESS": "0",  # all load comes from one
         "GATEWAY_KEY_PEPPER": pepper,
         "GATEWAY_SEAL_SECRET": seal,
         "GATEWAY_CACHE_URL": url["cache"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ import gateway.app
 import gateway.settings
 import inference.app
 import inference.settings
+import jobs.app
+import jobs.settings
 from common.health import PATHS as HEALTH_PATHS
 from devstack.openapi import SERVICES, document, render
 
@@ -33,15 +36,34 @@ def app_of(service: str) -> FastAPI:
         return gateway.app.create_app(
             gateway.settings.Settings.model_validate(
                 dict.fromkeys(
-                    ("key_pepper", "admin_key", "seal_secret", "cache_hop_secret", "inference_hop_secret"), SECRET
+                    (
+                        "key_pepper",
+                        "admin_key",
+                        "seal_secret",
+                        "cache_hop_secret",
+                        "inference_hop_secret",
+                        "jobs_hop_secret",
+                    ),
+                    SECRET,
                 )
-                | {"state_url": "redis://127.0.0.1:9", "inference_url": NOWHERE, "cache_url": NOWHERE}
+                | {
+                    "failed_logins_per_minute": 1_000,
+                    "state_url": "redis://127.0.0.1:9",
+                    "inference_url": NOWHERE,
+                    "cache_url": NOWHERE,
+                }
             )
         )
     if service == "inference":
         return inference.app.create_app(
             inference.settings.Settings.model_validate(
                 {"upstream_base_url": NOWHERE, "upstream_api_key": SECRET, "hop_secret": SECRET}
+            )
+        )
+    if service == "jobs":
+        return jobs.app.create_app(
+            jobs.settings.Settings.model_validate(
+                {"state_url": "redis://127.0.0.1:9", "hop_secret": SECRET, "seal_secret": SECRET}
             )
         )
     return cache.app.create_app(
@@ -82,7 +104,8 @@ def test_every_route_but_healths_refuses_whoever_shows_nothing(service: str) -> 
     app = app_of(service)
     with TestClient(app, raise_server_exceptions=False) as client:
         for method, path, _ in operations(app.openapi()):
-            url = path.replace("{kid}", "0" * 16).replace("{fingerprint}", "0" * 64)
+            url = path.replace("{job_id}", f"job_{'0' * 32}")
+            url = re.sub(r"\{[a-z_]+\}", lambda place: "0" * (16 if place[0] == "{kid}" else 64), url)
             for authorization in (None, "Bearer", f"Bearer {SECRET[:-1]}", "Basic YTpi"):
                 headers = {"content-type": "application/json", "x-entry-ttl-s": "60"}
                 if authorization is not None:

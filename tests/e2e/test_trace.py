@@ -62,7 +62,7 @@ STREAMED = Counter(
         ("inference", "attempt"): 1,
     }
 )
-LOOKED_UP = Counter({("gateway", "GET"): 1, ("cache", "GET /v1/entries/{fingerprint}"): 1})
+LOOKED_UP = Counter({("gateway", "POST"): 1, ("cache", "POST /v1/lookups"): 1})
 STORED = Counter({("gateway", "PUT"): 1, ("cache", "PUT /v1/entries/{fingerprint}"): 1})
 
 
@@ -71,7 +71,7 @@ def test_a_stream_has_the_same_spans_whatever_its_number_of_chunks(stack: UpProc
     status, trace_id = ask(stack, f"[[sim tokens={chunks}]]", stream=True)
 
     assert status == 200
-    tree_of(stack, trace_id, STREAMED)
+    tree_of(stack, trace_id, STREAMED + LOOKED_UP + STORED)
 
 
 def test_a_miss_is_one_tree_through_every_hop(stack: UpProcess) -> None:

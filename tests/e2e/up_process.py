@@ -26,7 +26,7 @@ STOP_S = 5
 _READY_S = 60
 _POLL_S = 0.02
 # What would change what `up` starts; the machine's own settings are no part of the test.
-_FOREIGN = re.compile(r"(SPILLWAY|GATEWAY|INFERENCE|CACHE|SIMULATOR|UPSTREAM|OPENAI|OTEL)_")
+_FOREIGN = re.compile(r"(SPILLWAY|GATEWAY|INFERENCE|CACHE|JOBS|WORKER|SIMULATOR|UPSTREAM|OPENAI|OTEL)_")
 
 
 def environment(local: Path, offset: int, **extra: str) -> dict[str, str]:

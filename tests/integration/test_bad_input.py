@@ -5,14 +5,17 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from gateway.requests import FORBIDDEN
-from support.bad_input import BAD_BODIES, BAD_PARAMETERS, CHAT
+from gateway.requests import DENIED_FIELDS
+from gateway.strict_json import MAX_KEYS
+from support.bad_input import BAD_BODIES, BAD_PARAMETERS, CHAT, PRIVATE_URLS, PUBLIC_URLS, image
 from support.platform import ADMIN_KEY, BOUND_S, Platform, chat
+from support.replicas import Replica, replicas
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
     import httpx2
 
 PATHS = ("/v1/chat/completions", "/v1/embeddings", "/generate")
-NO_GUARD_YET = pytest.mark.xfail(reason="uvicorn alone takes it; the HTTP guard of the design is not built yet")
 CAP = 4 * 1024 * 1024
 JSON = {"content-type": "application/json"}
 
@@ -70,7 +72,7 @@ def test_half_a_surrogate_pair_in_a_key_is_refused(http: httpx2.Client, body: by
     refused(http.post("/v1/chat/completions", content=whole, headers=JSON))
 
 
-@pytest.mark.parametrize("field", sorted(FORBIDDEN))
+@pytest.mark.parametrize("field", DENIED_FIELDS)
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.usefixtures("untouched")
 def test_a_client_names_no_upstream(http: httpx2.Client, path: str, field: str) -> None:
@@ -222,9 +224,9 @@ def answer_to(stack: Platform, request: bytes) -> bytes:
         b"GET /health HTTP/1.1\r\nHost: a\r\nX-A: b\r\n c\r\n\r\n",
         b"GET /health HTTP/1.1\nHost: a\n\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-        pytest.param(b"GET /health\r\n\r\n", marks=NO_GUARD_YET, id="HTTP/0.9"),
-        pytest.param(b"GET /health HTTP/1.1\r\n\r\n", marks=NO_GUARD_YET, id="no Host"),
-        pytest.param(b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", marks=NO_GUARD_YET, id="two Hosts"),
+        pytest.param(b"GET /health\r\n\r\n", id="HTTP/0.9"),
+        pytest.param(b"GET /health HTTP/1.1\r\n\r\n", id="no Host"),
+        pytest.param(b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", id="two Hosts"),
         b"POST /generate HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n",
     ],
 )
@@ -242,3 +244,116 @@ def test_a_malformed_trace_of_the_caller_harms_nobody(http: httpx2.Client, promp
     headers = {"traceparent": trace, "tracestate": "a=b", "baggage": "k=" + "v" * 10_000}
     answer = http.post("/v1/chat/completions", json=chat(prompt), headers=headers)
     assert answer.status_code == 200
+
+
+def test_more_keys_than_an_object_may_have_are_refused(http: httpx2.Client) -> None:
+    fields = {f"k{number}": 1 for number in range(MAX_KEYS - len(CHAT))}
+    assert http.post("/v1/chat/completions", json=CHAT | fields).status_code == 200
+    assert refused(http.post("/v1/chat/completions", json=CHAT | fields | {"one": 1}))["code"] == "invalid_json"
+
+
+def test_39_a_long_word_costs_no_more_than_its_length(http: httpx2.Client) -> None:
+    assert http.post("/v1/chat/completions", json=chat("a" * 900_000)).status_code < 500
+
+
+def test_40_odd_characters_are_data(http: httpx2.Client) -> None:
+    odd = "\u200b\u202e\u200d\ufeff" + "e" + "\u0301" * 10_000
+    assert http.post("/v1/chat/completions", json=chat(odd)).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["nope", "gpt-4", "../../etc/passwd", "sim-small/../x", "a b", "\u202e"])
+def test_46_a_model_that_is_none_is_the_same_404(http: httpx2.Client, model: str) -> None:
+    error = refused(http.post("/v1/chat/completions", json=CHAT | {"model": model}), 404)
+    assert (error["code"], error["param"]) == ("model_not_found", "model")
+
+
+def test_47_a_schema_is_passed_on_and_nothing_of_it_fetched_or_compiled(http: httpx2.Client, prompt: str) -> None:
+    schema = {"$ref": "http://127.0.0.1:9/schema.json", "pattern": "(a+)+$"}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    assert http.post("/v1/chat/completions", json=chat(prompt, tools=[tool])).status_code == 200
+
+
+@pytest.mark.parametrize("url", PRIVATE_URLS)
+@pytest.mark.usefixtures("untouched")
+def test_48_an_image_of_a_private_host_is_refused(http: httpx2.Client, url: object) -> None:
+    error = refused(http.post("/v1/chat/completions", json=CHAT | image(url)))
+    assert error["param"] == "messages[0].content[0].image_url"
+
+
+@pytest.mark.parametrize("url", PUBLIC_URLS)
+def test_48_an_image_of_a_public_host_is_passed_on(http: httpx2.Client, url: str) -> None:
+    assert http.post("/v1/chat/completions", json=CHAT | image(url)).status_code == 200
+
+
+AUTHORIZATIONS = {
+    "50 none": None,
+    "50 a scheme alone": b"Bearer",
+    "50 Basic": b"Basic YTpi",
+    "51 not ASCII": "Bearer sw_live_\u00e9".encode(),
+    "51 Latin-1": b"Bearer \xe9",
+    "52 SQL": b"Bearer ' OR '1'='1",
+    "52 a glob": b"Bearer *",
+    "52 a key name": b"Bearer v1:{keys}:all",
+    "53 another environment": b"Bearer sk-live-0123",
+    "53 the admin key": f"Bearer {ADMIN_KEY}".encode(),
+}
+
+
+@pytest.mark.parametrize("authorization", AUTHORIZATIONS.values(), ids=AUTHORIZATIONS)
+@pytest.mark.usefixtures("untouched")
+def test_a_key_that_is_none_is_401_and_says_how(stack: Platform, authorization: bytes | None) -> None:
+    headers = b"" if authorization is None else b"Authorization: " + authorization + b"\r\n"
+    answer = answer_to(
+        stack, b"GET /v1/models?api_key=%b HTTP/1.1\r\nHost: a\r\n%b\r\n" % (stack.key.encode(), headers)
+    )
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nwww-authenticate: bearer\r\n" in answer.lower()
+
+
+@pytest.mark.parametrize(
+    ("key", "status"), [(b"a" * 2**20, 431), (b"a\x00b", 400), (b"*\r\nSET x y", 400), (b"x\r\nX-Own: y", 401)]
+)
+def test_51_a_key_that_is_no_header_is_refused(stack: Platform, key: bytes, status: int) -> None:
+    answer = answer_to(stack, b"GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer " + key + b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("change", [{"enabled": False}, {"expires_at": 1}, {"expires_at": "2020-01-01T00:00:00Z"}])
+def test_53_a_key_that_is_over_is_401(stack: Platform, admin: httpx2.Client, change: dict[str, Any]) -> None:
+    made = admin.post("/admin/keys", json={"tenant": "dave", "name": "x"} | change).json()
+    with stack.http(made["key"]) as http:
+        assert refused(http.get("/v1/models"), 401)["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/metrics", "/admin", "/debug", "/v1"])
+def test_54_what_is_none_of_the_callers_business_is_not_there(http: httpx2.Client, path: str) -> None:
+    refused(http.get(path), 404)
+
+
+@pytest.fixture(scope="module")
+def replica(stack: Platform) -> Iterator[Replica]:
+    with replicas(stack, 1) as (one,):
+        yield one
+
+
+def test_bad_input_leaves_nothing_behind(stack: Platform, replica: Replica) -> None:
+    with stack.http() as http:
+
+        def round_of_bad_input() -> int:
+            for body in (*BAD_BODIES.values(), b"[" * 1_000_000, b'{"a":"' + b"\\u0041" * 100_000 + b'"'):
+                assert http.post(f"{replica.url}/v1/chat/completions", content=body, headers=JSON).status_code == 400
+            for number in range(50):
+                stranger = {"authorization": f"Bearer sw_live_{number:016x}_{'0' * 72}"}
+                assert http.get(f"{replica.url}/v1/models", headers=stranger).status_code == 401
+            return resident_bytes(replica.process.pid)
+
+        for _ in range(3):
+            before = round_of_bad_input()
+        for _ in range(5):
+            after = round_of_bad_input()
+    assert after - before < 16 * 2**20
+
+
+def resident_bytes(pid: int) -> int:
+    """Source: proc(5), statm, in pages of 4 KiB."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096

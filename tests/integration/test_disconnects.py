@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import struct
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -12,41 +10,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from support.platform import BOUND_S, Platform, chat, eventually
+from support.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 pytestmark = pytest.mark.chaos
 CANCELLED_WITHIN_S = 0.5
-RST = struct.pack("ii", 1, 0)
-
-
-class Wire:
-    """A connection that has sent one chat request."""
-
-    def __init__(self, stack: Platform, body: dict[str, Any]) -> None:
-        url = urlsplit(stack.gateway)
-        payload = json.dumps(body).encode()
-        self.socket = socket.create_connection((url.hostname, url.port), BOUND_S)
-        self.socket.sendall(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"
-            b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n%b" % (stack.key.encode(), len(payload), payload)
-        )
-
-    def read_until(self, mark: bytes) -> bytes:
-        data = b""
-        while mark not in data:
-            part = self.socket.recv(65_536)
-            assert part, data
-            data += part
-        return data
-
-    def close(self) -> None:
-        self.socket.close()
-
-    def reset(self) -> None:
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
-        self.socket.close()
 
 
 def newest(stack: Platform, prompt_seq: int, is_so: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:

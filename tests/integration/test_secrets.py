@@ -27,16 +27,20 @@ def logged() -> Iterator[io.StringIO]:
     names = ("httpx2", "httpcore2", "openai", "aiohttp", "asyncio", "uvicorn.access", "uvicorn", "uvicorn.error")
     loggers = [root, *map(logging.getLogger, names)]
     before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in loggers]
-    logs.configure("platform", "debug")
-    (handler,) = root.handlers
-    assert isinstance(handler, logging.StreamHandler)
     written = io.StringIO()
-    handler.setStream(written)
+    logs.configure("platform", "debug", written)
+    (handler,) = root.handlers
     yield written
+    handler.close()
     for logger, level, handlers, propagate in before:
         logger.setLevel(level)
         logger.handlers[:] = handlers
         logger.propagate = propagate
+
+
+def written_to(logged: io.StringIO) -> str:
+    logging.getLogger().handlers[0].flush()
+    return logged.getvalue()
 
 
 def test_nothing_secret_is_logged(stack: Platform, logged: io.StringIO) -> None:
@@ -66,7 +70,7 @@ def test_nothing_secret_is_logged(stack: Platform, logged: io.StringIO) -> None:
         for key in (bad_key, unknown_key, CANARY, ADMIN_KEY):
             assert http.get("/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 401
         http.get(f"/admin/keys?admin_key={ADMIN_KEY}", headers={"authorization": f"Bearer {ADMIN_KEY}"})
-    written = logged.getvalue()
+    written = written_to(logged)
     lines = [json.loads(line) for line in written.splitlines()]
     assert len([line for line in lines if line["message"] == "request"]) > 40
     assert "Traceback" not in written

@@ -354,13 +354,18 @@ def test_a_cut_behind_the_last_event_does_not_happen(url: str) -> None:
 
 @pytest.mark.parametrize(
     ("how", "last"),
-    [("end", b"null}]}\n\n\r\n"), ("garbage", b"\x80\n\r\n"), ("error", b'"simulated_failure"}}\n\n\r\n')],
+    [
+        ("end", b"null}]}\n\n\r\n"),
+        ("done", b"data: [DONE]\n\n\r\n"),
+        ("garbage", b"\x80\n\r\n"),
+        ("error", b'"simulated_failure"}}\n\n\r\n'),
+    ],
 )
 def test_a_stream_that_ends_well_for_http_lacks_its_end_for_us(url: str, how: str, last: bytes) -> None:
     with Wire(url, f"[[sim how={how} cut_after=3]]", stream=True) as wire:
         wire.read_until(b"\r\n0\r\n\r\n")
     assert wire.received.endswith(last + b"0\r\n\r\n")
-    assert b"[DONE]" not in wire.received
+    assert (b"[DONE]" in wire.received) is (how == "done")
     assert b'finish_reason":"' not in wire.received
 
 
@@ -380,7 +385,7 @@ def test_a_page_comes_instead_of_an_answer(url: str, *, stream: bool) -> None:
     assert b"content-type: text/html" in wire.received
 
 
-@pytest.mark.parametrize("how", ["garbage", "end", "error"])
+@pytest.mark.parametrize("how", ["garbage", "end", "done", "error"])
 def test_an_answer_that_is_broken_inside_is_whole_for_http(sdk: OpenAI, how: str) -> None:
     raw = sdk.chat.completions.with_raw_response.create(
         model="sim-small", messages=user(f"[[sim how={how} cut_after=1]]")

@@ -33,7 +33,8 @@ def over_own_state(own_store: Valkey, cache_store: Valkey) -> Iterator[Platform]
 
 @pytest.fixture
 def over_own_cache(own_store: Valkey, state_store: Valkey) -> Iterator[Platform]:
-    with platform(state_store.url, own_store.url) as started:
+    nothing_remembered = {"hot_entries_life_s": 0}  # a hit from the gateway's memory would hide the store's absence
+    with platform(state_store.url, own_store.url, of_gateway=nothing_remembered) as started:
         yield started
 
 

@@ -72,13 +72,23 @@ BAD_PARAMETERS: list[tuple[str, dict[str, Any], str]] = [
     ("41 max_tokens 2**31", {"max_tokens": 2**31}, "max_tokens"),
     ("41 max_completion_tokens 0", {"max_completion_tokens": 0}, "max_completion_tokens"),
     ("41 max_completion_tokens 2**31", {"max_completion_tokens": 2**31}, "max_completion_tokens"),
+    ("41 max_tokens over the cap", {"max_tokens": 2**20 + 1}, "max_tokens"),
+    ("best_of over the cap", {"best_of": 21}, "best_of"),
+    ("top_logprobs over the cap", {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ("logprobs as a number", {"logprobs": 1}, "logprobs"),
+    ("a penalty out of bounds", {"presence_penalty": 2.1}, "presence_penalty"),
+    ("stop of many", {"stop": ["a"] * 17}, "stop"),
+    ("stop of one that is long", {"stop": ["a" * 1025]}, "stop"),
+    ("tools of many", {"tools": [{}] * 129}, "tools"),
+    ("47 a tool's schema over the cap", {"tools": [{"d": "a" * 2**18}]}, "tools"),
+    ("47 a schema over the cap", {"response_format": {"d": "a" * 2**18}}, "response_format"),
     ("42 temperature -1", {"temperature": -1}, "temperature"),
     ("42 temperature 3", {"temperature": 3}, "temperature"),
     ("42 temperature as a string", {"temperature": "1"}, "temperature"),
     ("42 temperature as a boolean", {"temperature": True}, "temperature"),
     ("42 top_p 0", {"top_p": 0}, "top_p"),
     ("42 top_p 2", {"top_p": 2}, "top_p"),
-    ("42 logit_bias too large", {"logit_bias": {str(n): 1 for n in range(1025)}}, "logit_bias"),
+    ("42 logit_bias too large", {"logit_bias": {str(n): 1 for n in range(301)}}, "logit_bias"),
     ("42 logit_bias as a string", {"logit_bias": {"50256": "1"}}, "logit_bias"),
     ("44 stream as a string", {"stream": "true"}, "stream"),
     ("44 stream as a number", {"stream": 1}, "stream"),
@@ -101,4 +111,36 @@ BAD_PARAMETERS: list[tuple[str, dict[str, Any], str]] = [
     ("a message without a role", {"messages": [CHAT["messages"][0], {"content": "hi"}]}, "messages[1].role"),
     ("a role that is none", {"messages": [{"role": 1}]}, "messages[0].role"),
     ("too many messages", {"messages": CHAT["messages"] * 4097}, "messages"),
+]
+
+
+def image(url: Any) -> dict[str, Any]:
+    """What is changed of CHAT for it to show an image."""
+    return {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]}
+
+
+PRIVATE_URLS = [
+    "file:///etc/passwd", "ftp://example.com/a", "gopher://example.com", "//example.com/a",
+    "example.com/a", "", 5, None,
+    "http://169.254.169.254/latest/meta-data", "http://[::ffff:127.0.0.1]/",
+    "http://[::ffff:7f00:1]/", "http://127.0.0.1/",
+    "http://127.1/", "http://2130706433/", "http://0x7f000001/", "http://0177.0.0.1/", "http://0/", "http://[::1]/",
+    "http://[fe80::1]/", "http://[fc00::1]/", "http://10.0.0.1", "http://192.168.1.1",
+    "http://172.16.0.1", "http://100.64.0.1",
+    "http://[64:ff9b::7f00:1]/", "http://[2002:7f00:1::]/", "http://224.0.0.1/",
+    "http://localhost/", "http://LOCALHOST./",
+    "http://a.localhost/", "http://inference:8081/", "http://inference/", "http://metadata.google.internal/",
+    "http://a.default.svc/", "http://a@169.254.169.254/", "http://example.com\\@169.254.169.254/",
+    "http://exa mple.com/",
+    "http://\u2460\u2461\u2466.0.0.1/", "http://%31%32%37.0.0.1/", "http://example.com:99999/",
+    "http:///a", "http://[::1",
+    "HTTP://127.0.0.1/", "http://169.254.169.254./",
+]  # fmt: skip
+PUBLIC_URLS = [
+    "https://example.com/a.png",
+    "http://93.184.215.14/",
+    "https://[2606:2800:21f:cb07:6820:80da:af6b:8b2c]/a",
+    "data:image/png;base64,aGk=",
+    "https://example.com:8443/a?b=c#d",
+    "https://xn--bcher-kva.example/",
 ]

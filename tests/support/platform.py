@@ -1,15 +1,17 @@
-"""The whole platform in one process: simulator, cache, inference and gateway on real sockets, each in its thread."""
+"""The whole platform in one process: simulator and services on real sockets, each in its thread."""
 
 from __future__ import annotations
 
 import contextlib
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
 from openai import OpenAI
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from pydantic import SecretStr
 
 import cache.app
@@ -18,25 +20,34 @@ import gateway.app
 import gateway.settings
 import inference.app
 import inference.settings
+import jobs.app
+import jobs.settings
+import jobs.worker
 import simulator.app
+from common.http_guard import guarded
 from simulator.settings import SimulatorSettings
 from simulator.transport import SimulatorProtocol
 from support.server import running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 T = TypeVar("T")
 _TLS = ssl.create_default_context()  # made once: nothing here speaks TLS, and each one costs a client 30 ms
 BOUND_S = 10
+NEVER_LATE_S = 60
+"""All parts share one process here, and a busy machine makes them late: only tests of overload want to be refused."""
 MODEL = "sim-small"
 ADMIN_KEY = "the-admin-key-of-the-tests"
+JOBS_SEAL_SECRET = "the-seal-secret-of-the-jobs-of-the-tests-012345"
 UPSTREAM_KEY = "sk-the-platforms-key-at-the-upstream"
 SECRETS = {
     "key_pepper": "the-pepper-of-the-tests-0123456789abcdef",
     "seal_secret": "the-seal-secret-of-the-tests-0123456789abcdef",
     "cache_hop_secret": "the-cache-hop-secret-of-the-tests-0123456789abcdef",
     "inference_hop_secret": "the-inference-hop-secret-of-the-tests-0123456789",
+    "jobs_hop_secret": "the-jobs-hop-secret-of-the-tests-0123456789abcdef",
+    "hop_secret": "the-hop-secret-of-the-workers-of-the-tests-0123",
 }
 
 
@@ -47,11 +58,16 @@ class Platform:
     gateway: str
     inference: str
     cache: str
+    jobs: str
     simulator: str
     key: str
     """Of the tenant `alice`."""
     other_key: str
     """Of the tenant `bob`."""
+    gateway_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Those of the gateway, for further replicas of it."""
+    metrics: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
+    """Of inference."""
 
     def http(self, key: str | None = None, **headers: str) -> httpx2.Client:
         """A plain client of the gateway: no retries, no opinion about bodies."""
@@ -75,9 +91,29 @@ class Platform:
         """What reached the upstream for a request, by its own account."""
         return self._attempts(f"request_id={request_id}")
 
+    def in_flight(self) -> int:
+        """Requests that inference has under way, by its own gauge."""
+        data = self.metrics.get_metrics_data()
+        return sum(
+            int(getattr(point, "value", 0))
+            for resource in (data.resource_metrics if data else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == "spillway.inference.in_flight"
+            for point in metric.data.data_points
+        )
+
+    def attempts_after(self, seq: int) -> list[dict[str, Any]]:
+        """What reached the upstream after that attempt."""
+        return self._attempts(f"after={seq}")
+
     def last_attempt(self) -> dict[str, Any] | None:
         """The newest of all that reached the upstream."""
         return next(iter(self._attempts()[-1:]), None)
+
+    def all_attempts(self) -> list[dict[str, Any]]:
+        """All that reached the upstream, as far as it remembers."""
+        return self._attempts()
 
     def _attempts(self, query: str = "") -> list[dict[str, Any]]:
         answer = httpx2.get(f"{self.simulator}/_sim/requests?{query}", timeout=BOUND_S, verify=_TLS, trust_env=False)
@@ -85,9 +121,9 @@ class Platform:
         return found
 
 
-def eventually(look: Callable[[], T | None]) -> T:
+def eventually(look: Callable[[], T | None], within_s: float = BOUND_S) -> T:
     """What `look` finds as soon as it finds something; each look is a round trip to a server."""
-    deadline = time.monotonic() + BOUND_S
+    deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if found := look():
             return found
@@ -99,14 +135,18 @@ def chat(prompt: str, **fields: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def platform(
+def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
     state_url: str,
     cache_url: str,
     *,
     of_gateway: dict[str, Any] | None = None,
     of_inference: dict[str, Any] | None = None,
+    of_jobs: dict[str, Any] | None = None,
+    of_worker: dict[str, Any] | None = None,
+    workers: int = 1,
 ) -> Iterator[Platform]:
-    """Run the parts over these stores; the last two arguments are settings of theirs that differ."""
+    """Run the parts over these stores; the arguments named `of_` are settings of theirs that differ."""
+    metrics = InMemoryMetricReader()
     with contextlib.ExitStack() as stack:
         simulator_url = stack.enter_context(
             running(
@@ -119,31 +159,79 @@ def platform(
             "upstream_base_url": f"{simulator_url}/v1",
             "upstream_api_key": UPSTREAM_KEY,
             "hop_secret": SECRETS["inference_hop_secret"],
+            "max_lag_s": NEVER_LATE_S,
             # Tests share this one target and script its failures: what it remembers of one must not decide the next.
             "retry_budget": 1_000_000,
             "throttle_ratio": 1_000_000,
             "min_concurrency": 1_000,
         } | (of_inference or {})
         inference_url = stack.enter_context(
-            running(inference.app.create_app(inference.settings.Settings(**inference_settings)))
+            running(
+                inference.app.create_app(
+                    inference.settings.Settings(**inference_settings),
+                    meter_provider=MeterProvider([metrics], shutdown_on_exit=False),
+                )
+            )
         )
         cache_settings = cache.settings.Settings(
             store_url=SecretStr(cache_url), hop_secret=SecretStr(SECRETS["cache_hop_secret"])
         )
         cache_service_url = stack.enter_context(running(cache.app.create_app(cache_settings)))
+        queue = {"state_url": state_url, "seal_secret": JOBS_SEAL_SECRET, "reap_interval_s": 0.1}
+        jobs_settings: dict[str, Any] = {**queue, "hop_secret": SECRETS["jobs_hop_secret"]} | (of_jobs or {})
+        jobs_url = stack.enter_context(running(jobs.app.create_app(jobs.settings.Settings(**jobs_settings))))
         gateway_settings: dict[str, Any] = {
             **SECRETS,
             "state_url": state_url,
             "inference_url": inference_url,
             "cache_url": cache_service_url,
+            "jobs_url": jobs_url,
             "admin_key": ADMIN_KEY,
             "default_model": MODEL,
+            "max_lag_s": NEVER_LATE_S,
+            "failed_logins_per_minute": 1_000_000,  # all that fails here comes from one address
+            "connections_per_address": 0,
             "cache_timeout_s": 0.5,  # a busy machine's hit is a hit; tests of a frozen cache wait half a second
         } | (of_gateway or {})
-        app = gateway.app.create_app(gateway.settings.Settings(**gateway_settings))
-        gateway_url = stack.enter_context(running(app))
-        keys = [make_key(gateway_url, tenant) for tenant in ("alice", "bob")]
-        yield Platform(gateway_url, inference_url, cache_service_url, simulator_url, *keys)
+        settings = gateway.settings.Settings(**gateway_settings)
+        door = gateway.app.door_of(settings)
+        gateway_url = stack.enter_context(
+            running(
+                gateway.app.create_app(settings),
+                http=guarded(door),
+                proxy_headers=bool(door.trusted_proxies),
+                forwarded_allow_ips=list(door.trusted_proxies),
+            )
+        )
+        for _ in range(workers):
+            stack.enter_context(worker(state_url, gateway_url, **(of_worker or {})))
+        alice, bob = (make_key(gateway_url, tenant) for tenant in ("alice", "bob"))
+        yield Platform(
+            gateway_url,
+            inference_url,
+            cache_service_url,
+            jobs_url,
+            simulator_url,
+            alice,
+            bob,
+            gateway_settings,
+            metrics,
+        )
+
+
+@contextlib.contextmanager
+def worker(state_url: str, gateway_url: str, **settings: Any) -> Iterator[None]:
+    """Run a worker of the platform's jobs."""
+    known: dict[str, Any] = {
+        "state_url": state_url,
+        "seal_secret": JOBS_SEAL_SECRET,
+        "reap_interval_s": 0.1,
+        "gateway_url": gateway_url,
+        "gateway_hop_secret": SECRETS["hop_secret"],
+        "retry_base_s": 0.01,
+    }
+    with running(jobs.worker.create_app(jobs.settings.WorkerSettings(**(known | settings)))):
+        yield
 
 
 def make_key(gateway_url: str, tenant: str) -> str:

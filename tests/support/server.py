@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from common.http_guard import Door, guarded
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -44,6 +46,7 @@ def running(app: Any, **uvicorn_kwargs: Any) -> Iterator[str]:
     there; leaving stops the server, which grants open requests one second.
     """
     settings = {
+        "http": guarded(Door()),
         "log_config": None,
         "access_log": False,
         "ws": "none",

@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 import cache.settings
 import gateway.settings
 import inference.settings
+import jobs.settings
 from simulator.settings import SimulatorSettings
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ SETTINGS: tuple[type[BaseSettings], ...] = (
     gateway.settings.Settings,
     inference.settings.Settings,
     cache.settings.Settings,
+    jobs.settings.Settings,
+    jobs.settings.WorkerSettings,
     SimulatorSettings,
 )
 OF_OTHERS = re.compile(r"OTEL_|OPENAI_|UPSTREAM_|SPILLWAY_")
@@ -114,7 +117,7 @@ def test_no_document_names_a_path_of_one_machine(document: Path) -> None:
     assert _MACHINE_PATH.findall(document.read_text()) == []
 
 
-@pytest.mark.parametrize("service", ["gateway", "inference", "cache"])
+@pytest.mark.parametrize("service", ["gateway", "inference", "cache", "jobs"])
 def test_the_page_of_each_service_has_the_same_six_headings(service: str) -> None:
     page = (ROOT / "services" / service / "README.md").read_text()
     assert re.findall(r"^## (.+)$", page, re.MULTILINE) == [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,9 @@ def root_logger() -> Iterator[logging.Logger]:
     touched = [root, *(logging.getLogger(name) for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "openai"))]
     before = [(logger, logger.level, logger.handlers[:], logger.propagate) for logger in touched]
     yield root
+    for handler in root.handlers:
+        if isinstance(handler, logs.Outbox):
+            handler.close()
     for logger, level, handlers, propagate in before:
         logger.setLevel(level)
         logger.handlers[:] = handlers
@@ -105,6 +109,7 @@ def test_configuring_twice_writes_each_line_once(
     logging.getLogger("x").info("too quiet")
     logging.getLogger("x").warning("loud")
     logging.getLogger("uvicorn.error").warning("of the server")
+    root_logger.handlers[0].flush()
     assert [json.loads(text)["message"] for text in capsys.readouterr().out.splitlines()] == ["loud", "of the server"]
     assert len(root_logger.handlers) == 1
 
@@ -113,4 +118,25 @@ def test_configuring_twice_writes_each_line_once(
 def test_a_stream_ended_on_purpose_makes_the_server_log_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("cache", "info")
     logging.getLogger("uvicorn.error").error("ASGI callable returned without completing response.")
+    logging.getLogger().handlers[0].flush()
     assert capsys.readouterr().out == ""
+
+
+def test_a_reader_that_stops_reading_stops_nobody_and_is_told_what_it_missed() -> None:
+    reading, writing = os.pipe()
+    outbox = logs.Outbox(os.fdopen(writing, "w"))
+    outbox.setFormatter(logs.JsonFormatter("gateway"))
+    logged = logs.MAX_WAITING_LINES + 5_000
+    for _ in range(logged):  # the pipe holds 64 KiB, a few hundred lines
+        outbox.emit(logging.makeLogRecord({"msg": "request", "levelname": "INFO"}))
+    with os.fdopen(reading) as pipe:
+        read = 0
+        for text in pipe:
+            found = json.loads(text)
+            if found["message"] == "log_lines_dropped":
+                assert read + found["lines"] == logged
+                break
+            read += 1
+        outbox._stream.close()
+    outbox.close()
+    assert logs.MAX_WAITING_LINES <= read < logged

@@ -109,7 +109,7 @@ def test_settings_never_change_and_do_not_show_their_secrets(monkeypatch: pytest
             },
         ),
         (CacheSettings, {"CACHE_STORE_URL", "CACHE_HOP_SECRET"}),
-        (InferenceSettings, {"INFERENCE_UPSTREAM_BASE_URL", "INFERENCE_UPSTREAM_API_KEY", "INFERENCE_HOP_SECRET"}),
+        (InferenceSettings, {"INFERENCE_HOP_SECRET"}),  # then whom to ask: a catalogue or an upstream
     ],
 )
 def test_a_service_that_is_told_nothing_names_all_that_it_needs(

@@ -15,6 +15,9 @@ SECRETS = {
     "GATEWAY_SEAL_SECRET": "seal",
     "GATEWAY_CACHE_HOP_SECRET": "cache-hop",
     "GATEWAY_INFERENCE_HOP_SECRET": "inference-hop",
+    "GATEWAY_JOBS_HOP_SECRET": "jobs-hop",
+    "GATEWAY_HOP_SECRET": "worker-hop",
+    "JOBS_SEAL_SECRET": "jobs-seal",
     "GATEWAY_ADMIN_KEY": "admin",
     DEVELOPMENT_KEY: "sw_dev_1",
 }
@@ -34,13 +37,15 @@ def test_with_nothing_set_everything_is_started() -> None:
 
     assert names(stack) == {
         *("valkey-state", "valkey-limits", "valkey-cache"),
-        *("traces", "simulator", "inference", "cache", "gateway"),
+        *("traces", "simulator", "inference", "cache", "jobs", "worker", "gateway"),
     }
     assert stack.environment["GATEWAY_STATE_URL"] == "redis://127.0.0.1:6391/0"
     assert stack.environment["GATEWAY_LIMITS_URL"] == "redis://127.0.0.1:6392/0"
     assert stack.environment["CACHE_STORE_URL"] == "redis://127.0.0.1:6393/0"
     assert stack.environment["GATEWAY_INFERENCE_URL"] == "http://127.0.0.1:8081"
     assert stack.environment["GATEWAY_CACHE_URL"] == "http://127.0.0.1:8082"
+    assert stack.environment["GATEWAY_JOBS_URL"] == "http://127.0.0.1:8083"
+    assert stack.environment["WORKER_GATEWAY_URL"] == "http://127.0.0.1:8080"
     assert stack.environment["INFERENCE_UPSTREAM_BASE_URL"] == "http://127.0.0.1:8090/v1"
     assert stack.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://127.0.0.1:4318"
     assert stack.environment["GATEWAY_DEFAULT_MODEL"] == "sim-small"
@@ -51,6 +56,15 @@ def test_both_ends_of_a_hop_share_its_secret_and_no_other() -> None:
 
     assert environment["CACHE_HOP_SECRET"] == environment["GATEWAY_CACHE_HOP_SECRET"] == "cache-hop"
     assert environment["INFERENCE_HOP_SECRET"] == environment["GATEWAY_INFERENCE_HOP_SECRET"] == "inference-hop"
+    assert environment["JOBS_HOP_SECRET"] == environment["GATEWAY_JOBS_HOP_SECRET"] == "jobs-hop"
+    assert environment["WORKER_GATEWAY_HOP_SECRET"] == environment["GATEWAY_HOP_SECRET"] == "worker-hop"
+
+
+def test_jobs_and_its_worker_share_the_gateways_state_store_and_their_seal_secret() -> None:
+    environment = make(GATEWAY_STATE_URL="redis://state.internal:6379/0").environment
+
+    assert environment["JOBS_STATE_URL"] == environment["WORKER_STATE_URL"] == "redis://state.internal:6379/0"
+    assert environment["JOBS_SEAL_SECRET"] == environment["WORKER_SEAL_SECRET"] == "jobs-seal"
 
 
 def test_an_operator_who_replaces_a_hop_secret_replaces_it_at_both_ends() -> None:
@@ -112,7 +126,7 @@ def test_a_client_learns_the_names_that_the_official_sdk_reads() -> None:
 def test_every_service_stops_within_what_the_stack_grants() -> None:
     environment = make().environment
 
-    for service in ("GATEWAY", "INFERENCE", "CACHE"):
+    for service in ("GATEWAY", "INFERENCE", "CACHE", "JOBS", "WORKER"):
         stages = ("DRAIN_DELAY_S", "DRAIN_TIMEOUT_S", "FLUSH_TIMEOUT_S")
         assert sum(float(environment[f"{service}_{stage}"]) for stage in stages) < 3
 

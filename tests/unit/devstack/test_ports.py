@@ -13,6 +13,8 @@ def test_every_part_has_its_documented_port() -> None:
         "gateway": 8080,
         "inference": 8081,
         "cache": 8082,
+        "jobs": 8083,
+        "worker": 8084,
         "simulator": 8090,
         "traces": 4318,
         "valkey-state": 6391,

@@ -1,49 +1,25 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
 
-from common.identity import HopIdentity, HopSigner
-from gateway.cache_client import REST_AFTER_FAULTS, REST_S, CacheClient, Hit
-from gateway.sealing import Sealer
+from common.identity import HopIdentity
+from gateway.cache_breaker import OPENS_AFTER, REST_S, CacheBreaker
+from gateway.cache_client import CacheClient, Follow, Found, Lead
+from gateway.hot_entries import Hit
+from support.cache_service import ALICE, BOUND_S, SEALER, CacheService
 from support.clock import Clock
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    Handler = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
-
-ALICE = HopIdentity("alice", "key1")
-NAME = "0" * 64
-SEALER = Sealer("a-secret-of-the-gateway")
-BOUND_S = 5
-
-
-class Service:
-    """The cache service as a transport: answers what it is told, and counts."""
-
-    def __init__(self) -> None:
-        self.requests: list[httpx2.Request] = []
-        self.answer: Handler = self.nothing
-
-    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
-        self.requests.append(request)
-        return await self.answer(request)
-
-    async def nothing(self, _: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(404)
-
-    async def an_entry(self, _: httpx2.Request) -> httpx2.Response:
-        sealed = SEALER.seal(b"answer", tenant="alice", fingerprint=NAME)
-        return httpx2.Response(200, content=sealed, headers={"age": "7"})
+BOB = HopIdentity("bob", "key2")
+NAME = "a" * 64
+OTHER = "1" * 64
 
 
 @pytest.fixture
-def service() -> Service:
-    return Service()
+def service() -> CacheService:
+    return CacheService()
 
 
 @pytest.fixture
@@ -52,38 +28,59 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def cache(service: Service, clock: Clock) -> CacheClient:
-    return CacheClient(
-        httpx2.AsyncClient(transport=httpx2.MockTransport(service), base_url="http://cache"),
-        HopSigner("the-secret-of-the-cache-0123456789abcdef", "cache"),
-        SEALER,
-        timeout_s=0.05,
-        put_queue=2,
-        clock=clock,
-    )
+def cache(service: CacheService, clock: Clock) -> CacheClient:
+    return service.cache(CacheBreaker(clock), timeout_s=0.05)
 
 
-async def get(cache: CacheClient, identity: HopIdentity = ALICE) -> Hit | None:
-    return await cache.get(NAME, identity=identity, request_id="req_1")
+async def look_up(cache: CacheClient, identity: HopIdentity = ALICE, *, joins: bool = True) -> Found:
+    return await cache.look_up(NAME, identity=identity, request_id="req_1", joins=joins)
 
 
-async def test_an_entry_is_opened_and_has_an_age(cache: CacheClient, service: Service) -> None:
-    service.answer = service.an_entry
-    assert await get(cache) == Hit(b"answer", 7)
-    assert service.requests[0].url.path == f"/v1/entries/{NAME}"
+def keep(service: CacheService, value: bytes, *names: str) -> None:
+    for name in names:
+        service.entries[name] = (SEALER.seal(value, tenant="alice", place=name), 60)
+
+
+async def test_an_entry_is_opened_and_has_an_age(cache: CacheClient, service: CacheService) -> None:
+    keep(service, b"answer", NAME)
+    assert await look_up(cache) == Hit(b"answer", 7)
+    assert service.requests[0].url.path == "/v1/lookups"
     assert service.requests[0].headers["x-request-id"] == "req_1"
 
 
-async def test_no_entry_is_a_miss(cache: CacheClient) -> None:
-    assert await get(cache) is None
+async def test_who_finds_nothing_leads_if_it_joins(cache: CacheClient) -> None:
+    assert isinstance(await look_up(cache), Lead)
+    assert await look_up(cache, joins=False) is None
+
+
+async def test_who_comes_later_follows_the_one_that_leads(cache: CacheClient, service: CacheService) -> None:
+    async def led(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"x-lookup": "follow", "x-flight": "f" * 32})
+
+    service.answer = led
+    found = await look_up(cache)
+    assert isinstance(found, Follow)
+    assert found.flight == "f" * 32 != found.follower
 
 
 async def test_a_mixed_up_reply_is_a_miss_and_an_alarm(
-    cache: CacheClient, service: Service, caplog: pytest.LogCaptureFixture
+    cache: CacheClient, service: CacheService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service.answer = service.an_entry
-    assert await get(cache, HopIdentity("bob", "key2")) is None
+    keep(service, b"answer", NAME)
+    assert await look_up(cache, BOB) is None
+    assert await cache.get_many([NAME], identity=BOB, request_id="") == [None]
+    service.entries[OTHER] = service.entries[NAME]
+    assert await cache.get_many([OTHER], identity=ALICE, request_id="") == [None]
     assert "cache_entry_did_not_open" in caplog.text
+    assert cache.broken_seals == 3
+
+
+async def test_several_entries_come_in_the_order_in_which_they_were_named(
+    cache: CacheClient, service: CacheService
+) -> None:
+    keep(service, b"answer", NAME, OTHER)
+    found = await cache.get_many([OTHER, "2" * 64, NAME], identity=ALICE, request_id="")
+    assert found == [Hit(b"answer", 0), None, Hit(b"answer", 0)]
 
 
 async def refuse(_: httpx2.Request) -> httpx2.Response:
@@ -100,73 +97,94 @@ async def fail(_: httpx2.Request) -> httpx2.Response:
 
 
 async def lie_about_age(_: httpx2.Request) -> httpx2.Response:
-    sealed = SEALER.seal(b"answer", tenant="alice", fingerprint=NAME)
-    return httpx2.Response(200, content=sealed, headers={"age": "soon"})
+    sealed = SEALER.seal(b"answer", tenant="alice", place=NAME)
+    return httpx2.Response(200, content=sealed, headers={"x-lookup": "hit", "age": "soon"})
 
 
 async def empty(_: httpx2.Request) -> httpx2.Response:
-    return httpx2.Response(200)
+    return httpx2.Response(200, headers={"x-lookup": "hit"})
 
 
-@pytest.mark.parametrize("fault", [refuse, stall, fail, lie_about_age, empty])
-async def test_every_fault_of_the_cache_is_a_miss(cache: CacheClient, service: Service, fault: Handler) -> None:
-    service.answer = fault
+async def say_nothing(_: httpx2.Request) -> httpx2.Response:
+    return httpx2.Response(200, content=b"\x00\xff garbage")
+
+
+async def grant_anothers_lease(_: httpx2.Request) -> httpx2.Response:
+    return httpx2.Response(200, headers={"x-lookup": "lead", "x-flight": "f" * 32})
+
+
+async def cut(_: httpx2.Request) -> httpx2.Response:
+    return httpx2.Response(200, content=b"\x00\x00\x00\x09cut")
+
+
+FAULTS = [refuse, stall, fail, lie_about_age, empty, say_nothing, grant_anothers_lease, cut]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_every_fault_of_the_cache_is_a_miss_and_counts(
+    cache: CacheClient, service: CacheService, fault: object
+) -> None:
+    service.answer = fault  # type: ignore[assignment]  # one of the handlers above
     async with asyncio.timeout(BOUND_S):
-        assert await get(cache) is None
+        assert await look_up(cache) is None
+        assert await cache.get_many([NAME, OTHER], identity=ALICE, request_id="") == [None, None]
+    assert cache.breaker.faults == 2
 
 
-async def test_a_cache_that_keeps_failing_is_left_alone_for_two_seconds(
-    cache: CacheClient, service: Service, clock: Clock
+async def test_a_lease_that_may_have_been_granted_too_late_is_let_go(cache: CacheClient, service: CacheService) -> None:
+    forgotten: list[str] = []
+    cache.forget_flight = lambda name, flight, identity: forgotten.append(f"{name} {flight} {identity.tenant}")
+    service.answer = stall
+    assert await look_up(cache) is None
+    asking = asyncio.create_task(look_up(cache))
+    while len(service.requests) < 2:  # noqa: ASYNC110  # bounded by the test's own time
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    own_ids = [httpx2.Response(200, content=request.content).json()["own_id"] for request in service.requests]
+    assert forgotten == [f"{NAME} {own_id} alice" for own_id in own_ids]
+
+
+async def test_a_cache_that_keeps_failing_is_left_alone_but_for_a_probe_that_nobody_waits_for(
+    cache: CacheClient, service: CacheService, clock: Clock
 ) -> None:
     service.answer = fail
-    for _ in range(REST_AFTER_FAULTS + 3):
-        assert await get(cache) is None
-    assert len(service.requests) == REST_AFTER_FAULTS
+    for _ in range(OPENS_AFTER + 3):
+        assert await look_up(cache) is None
+    assert len(service.requests) == OPENS_AFTER
     clock.advance(REST_S)
-    assert await get(cache) is None
-    assert await get(cache) is None
-    assert len(service.requests) == REST_AFTER_FAULTS + 1
-    clock.advance(REST_S)
-    service.answer = service.an_entry
-    for _ in range(REST_AFTER_FAULTS):
-        assert await get(cache) == Hit(b"answer", 7)
-
-
-async def test_faults_between_good_answers_do_not_add_up(cache: CacheClient, service: Service) -> None:
-    for _ in range(REST_AFTER_FAULTS * 2):
-        service.answer = fail
-        await get(cache)
-        service.answer = service.an_entry
-        assert await get(cache) == Hit(b"answer", 7)
-
-
-async def test_an_answer_is_stored_in_the_background_sealed(cache: CacheClient, service: Service) -> None:
-    async with cache.writing(BOUND_S):
-        cache.put(NAME, b"answer", identity=ALICE, ttl_s=60)
-    (request,) = service.requests
-    assert (request.method, request.headers["x-entry-ttl-s"]) == ("PUT", "60")
-    assert b"answer" not in request.content
-    assert SEALER.open(request.content, tenant="alice", fingerprint=NAME) == b"answer"
-
-
-async def test_more_answers_than_may_wait_are_dropped_and_counted(cache: CacheClient) -> None:
-    for _ in range(5):
-        cache.put(NAME, b"answer", identity=ALICE, ttl_s=60)
-    assert cache.dropped_puts == 3
-
-
-@pytest.mark.parametrize("fault", [refuse, fail])
-async def test_an_answer_that_cannot_be_stored_stops_no_other(
-    cache: CacheClient, service: Service, fault: Handler
-) -> None:
-    service.answer = fault
-    async with asyncio.timeout(BOUND_S), cache.writing(BOUND_S):
-        cache.put(NAME, b"one", identity=ALICE, ttl_s=60)
-        cache.put(NAME, b"two", identity=ALICE, ttl_s=60)
-    assert len(service.requests) == 2
-
-
-async def test_a_cache_that_stalls_delays_the_stop_by_its_bound_only(cache: CacheClient, service: Service) -> None:
     service.answer = stall
-    async with asyncio.timeout(BOUND_S), cache.writing(0.02):
-        cache.put(NAME, b"one", identity=ALICE, ttl_s=60)
+    for _ in range(3):
+        assert await look_up(cache) is None
+        await asyncio.sleep(0)
+    assert len(service.requests) == OPENS_AFTER + 1
+    clock.advance(REST_S)
+    service.answer = service.well
+    keep(service, b"answer", NAME)
+    async with asyncio.timeout(BOUND_S):
+        while await look_up(cache) is None:  # noqa: ASYNC110  # the probe is not ours to await
+            await asyncio.sleep(0)
+    assert await look_up(cache) == Hit(b"answer", 7)
+
+
+async def test_a_probe_that_is_answered_with_garbage_opens_nothing(
+    cache: CacheClient, service: CacheService, clock: Clock
+) -> None:
+    service.answer = say_nothing
+    for _ in range(OPENS_AFTER):
+        await look_up(cache)
+    clock.advance(REST_S)
+    await look_up(cache)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert cache.breaker.is_open
+    assert len(service.requests) == OPENS_AFTER + 1
+
+
+async def test_faults_between_good_answers_do_not_add_up(cache: CacheClient, service: CacheService) -> None:
+    keep(service, b"answer", NAME)
+    for _ in range(OPENS_AFTER * 2):
+        service.answer = fail
+        await look_up(cache)
+        service.answer = service.well
+        assert await look_up(cache) == Hit(b"answer", 7)

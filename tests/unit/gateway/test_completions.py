@@ -1,64 +1,44 @@
 from __future__ import annotations
 
+import asyncio
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 
 from common.deadline import Deadline
-from common.identity import HopIdentity, HopSigner
 from gateway.authentication import Caller
-from gateway.cache_client import CacheClient
 from gateway.call import CHAT, EMBEDDINGS, Call, Timings
-from gateway.completions import Answer, Completions
-from gateway.inference_client import InferenceClient
-from gateway.sealing import Sealer
+from gateway.fingerprint import fingerprint
 from support.asgi import Line
+from support.cache_service import ALICE, BOUND_S, SEALER, CacheService, completions_over
 
-BOUND_S = 5
+if TYPE_CHECKING:
+    from gateway.answer import Answer
+
 MAX_ENTRY_BYTES = 1024
-ALICE = HopIdentity("alice", "key1")
 WHOLE = {"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]}
 
 
 class Platform:
     """What inference answers, and the entries of the cache service."""
 
-    def __init__(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, content: bytes, headers: dict[str, str] | None = None, *, hot_life_s: float = 0
+    ) -> None:
         self.response = (status, content, headers)
         self.asked = 0
-        self.entries: dict[str, tuple[bytes, int]] = {}
-        signer = HopSigner("a-hop-secret-of-the-tests-0123456789abcdef", "both")
-        sealer = Sealer("a-secret-of-the-gateway")
-        self.cache = CacheClient(
-            httpx2.AsyncClient(transport=httpx2.MockTransport(self._cache), base_url="http://cache"),
-            signer,
-            sealer,
-            timeout_s=BOUND_S,
-            put_queue=8,
-        )
-        self.completions = Completions(
-            self.cache,
-            InferenceClient(
-                httpx2.AsyncClient(transport=httpx2.MockTransport(self._inference), base_url="http://inference"), signer
-            ),
-            fingerprint_key=sealer.fingerprint_key,
-            entry_ttl_s=1_000,
-            max_entry_bytes=MAX_ENTRY_BYTES,
+        self.calls: list[Call] = []
+        self.service = CacheService()
+        self.completions, self.writer = completions_over(
+            self.service, self._inference, hot_life_s=hot_life_s, max_entry_bytes=MAX_ENTRY_BYTES
         )
 
-    def _inference(self, _: httpx2.Request) -> httpx2.Response:
+    async def _inference(self, _: httpx2.Request) -> httpx2.Response:
         self.asked += 1
         status, content, headers = self.response
         return httpx2.Response(status, content=content, headers=headers)
-
-    def _cache(self, request: httpx2.Request) -> httpx2.Response:
-        if request.method == "PUT":
-            self.entries[request.url.path] = (request.content, int(request.headers["x-entry-ttl-s"]))
-            return httpx2.Response(204)
-        entry = self.entries.get(request.url.path)
-        return httpx2.Response(404) if entry is None else httpx2.Response(200, content=entry[0])
 
     async def answer(self, endpoint: str = CHAT, *cache_control: str) -> Answer:
         """Answer one request; what is to be stored has been stored afterwards."""
@@ -67,14 +47,19 @@ class Platform:
             ALICE,
             "req_1",
             endpoint,
-            {"model": "m"},
+            {"model": "m", "input": "x"},
             b"{}",
             Deadline.after(BOUND_S),
             Timings(),
             cache_control=frozenset(cache_control),
         )
-        async with self.cache.writing(BOUND_S):
-            return await self.completions.answer(call, Line().receive)
+        self.calls.append(call)
+        async with self.writer.writing(BOUND_S), self.completions.flights.flying():
+            answer = await self.completions.answer(call, Line().receive)
+            async with asyncio.timeout(BOUND_S):
+                while self.completions.flights.count:  # noqa: ASYNC110  # what it does after its answer
+                    await asyncio.sleep(0)
+            return answer
 
 
 def body_of(*choices: Any) -> bytes:
@@ -86,14 +71,6 @@ async def test_a_whole_answer_is_kept_and_answers_the_next_request() -> None:
     first, second = await platform.answer(), await platform.answer()
     assert (first.headers["x-cache"], second.headers["x-cache"], platform.asked) == ("miss", "hit", 1)
     assert (first.body, first.is_cached, second.is_cached) == (second.body, False, True)
-
-
-async def test_entries_end_at_different_times_near_the_one_that_was_set() -> None:
-    platform = Platform(200, json.dumps(WHOLE).encode())
-    for _ in range(20):
-        await platform.answer(CHAT, "no-cache")
-        ((_, ttl_s),) = platform.entries.values()
-        assert 900 <= ttl_s <= 1_100
 
 
 @pytest.mark.parametrize(
@@ -122,14 +99,14 @@ async def test_an_answer_that_is_not_whole_or_not_small_is_passed_on_and_not_kep
         answer = await platform.answer()
         assert (answer.status, answer.body, answer.headers["x-cache"]) == (status, content, "miss")
         assert platform.asked == asked
-    assert platform.entries == {}
+    assert platform.service.entries == {}
 
 
-@pytest.mark.parametrize(("endpoint", "cache_control"), [(EMBEDDINGS, ()), (CHAT, ("no-store",))])
+@pytest.mark.parametrize(("endpoint", "cache_control"), [(EMBEDDINGS, ("no-store",)), (CHAT, ("no-store",))])
 async def test_what_is_not_to_be_kept_is_not(endpoint: str, cache_control: tuple[str, ...]) -> None:
     platform = Platform(200, json.dumps(WHOLE).encode())
     assert (await platform.answer(endpoint, *cache_control)).headers["x-cache"] == "bypass"
-    assert platform.entries == {}
+    assert platform.service.entries == {}
 
 
 async def test_a_fresh_answer_replaces_the_kept_one() -> None:
@@ -151,3 +128,62 @@ async def test_only_what_the_caller_may_know_of_inferences_headers_is_passed_on(
     }
     answer = await Platform(503, b"{}", headers).answer()
     assert {name: answer.headers.get(name) for name in headers} == headers | {"server": None, "set-cookie": None}
+
+
+async def test_a_fallbacks_answer_is_kept_under_the_model_that_gave_it_and_no_other() -> None:
+    platform = Platform(200, json.dumps(WHOLE).encode(), {"x-spillway-model": "other"})
+    first = await platform.answer()
+    assert (first.headers["x-cache"], first.headers["x-spillway-model"]) == ("miss", "other")
+    ((name, _),) = platform.service.entries.items()
+    key = SEALER.fingerprint_key
+    body = {"model": "other", "input": "x"}
+    assert name == fingerprint(key, tenant="alice", endpoint=CHAT, body=body)
+    assert (await platform.answer()).headers["x-cache"] == "miss"
+
+
+async def test_a_damaged_entry_is_a_miss_an_alarm_and_replaced() -> None:
+    platform = Platform(200, json.dumps(WHOLE).encode())
+    await platform.answer()
+    ((name, (sealed, life)),) = platform.service.entries.items()
+    platform.service.entries[name] = (sealed[:-1] + b"x", life)
+    assert (await platform.answer()).headers["x-cache"] == "miss"
+    assert platform.completions.cache.broken_seals == 1
+    assert (await platform.answer()).headers["x-cache"] == "hit"
+
+
+async def test_an_entry_that_was_read_is_answered_from_memory_without_a_call() -> None:
+    platform = Platform(200, json.dumps(WHOLE).encode(), hot_life_s=60)
+    await platform.answer()
+    assert (await platform.answer()).headers["x-cache"] == "hit"
+    asked = len(platform.service.requests)
+    again = await platform.answer()
+    assert (again.headers["x-cache"], again.headers["age"]) == ("hit", "7")
+    assert len(platform.service.requests) == asked
+    assert (await platform.answer(CHAT, "max-age=5")).headers["x-cache"] == "hit"  # the transport knows no ages
+    assert len(platform.service.requests) == asked + 1
+    await platform.answer(CHAT, "no-cache")
+    platform.service.entries.clear()
+    assert (await platform.answer()).headers["x-cache"] == "miss"  # a fresh answer is not hidden by the one before
+
+
+async def test_with_the_cache_gone_identical_calls_of_this_replica_still_share_one() -> None:
+    platform = Platform(200, json.dumps(WHOLE).encode())
+
+    async def refuse(_: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError("refused")
+
+    platform.service.answer = refuse
+    answers = await asyncio.gather(*(platform.answer() for _ in range(5)))
+    assert sorted(answer.headers["x-cache"] for answer in answers) == ["coalesced"] * 4 + ["miss"]
+    assert platform.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("directives", "noted"), [((), "miss"), (("no-store",), "bypass:no-store"), (("no-cache",), "miss:no-cache")]
+)
+async def test_the_decision_record_says_what_became_of_the_cache_and_why(
+    directives: tuple[str, ...], noted: str
+) -> None:
+    platform = Platform(200, json.dumps(WHOLE).encode())
+    await platform.answer(CHAT, *directives)
+    assert platform.calls[-1].decision.facts["cache"] == noted

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
+from typing import TYPE_CHECKING
+
 import httpx2
 import pytest
 
 from common.deadline import Deadline
 from common.errors import DeadlineExceeded, ServiceError, Unavailable
 from common.identity import HopIdentity, HopSigner, HopVerifier
+from gateway.admission.turnstile import Turnstile
 from gateway.authentication import Caller
 from gateway.call import CHAT, Call, Timings
 from gateway.inference_client import CONNECT_S, InferenceClient
 from support.clock import Clock
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 SECRET = "the-secret-of-inference-0123456789abcdef"
 ALICE = HopIdentity("alice", "key1")
@@ -18,8 +25,20 @@ ALICE = HopIdentity("alice", "key1")
 def call(remaining_s: float = 10, *, is_stream: bool = False) -> Call:
     deadline = Deadline.after(remaining_s, Clock())
     return Call(
-        Caller("alice", "key1"), ALICE, "req_1", CHAT, {}, b'{"model":"m"}', deadline, Timings(), is_stream=is_stream
+        Caller("alice", "key1"),
+        ALICE,
+        "req_1",
+        CHAT,
+        {"model": "m"},
+        b'{"model":"m"}',
+        deadline,
+        Timings(),
+        is_stream=is_stream,
     )
+
+
+async def _body() -> AsyncIterator[bytes]:
+    yield b"{}"
 
 
 class Inference:
@@ -34,11 +53,11 @@ class Inference:
         outcome = self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0]
         if isinstance(outcome, Exception):
             raise outcome
-        return httpx2.Response(outcome, content=b"{}")
+        return httpx2.Response(outcome, content=_body())
 
-    def client(self) -> InferenceClient:
+    def client(self, turnstile: Turnstile | None = None) -> InferenceClient:
         client = httpx2.AsyncClient(transport=httpx2.MockTransport(self), base_url="http://inference")
-        return InferenceClient(client, HopSigner(SECRET, "inference"))
+        return InferenceClient(client, HopSigner(SECRET, "inference"), turnstile)
 
 
 async def test_a_call_goes_on_with_its_identity_its_request_id_and_the_time_that_remains() -> None:
@@ -108,3 +127,49 @@ async def test_nothing_is_sent_for_a_caller_who_is_about_to_leave() -> None:
     with pytest.raises(DeadlineExceeded):
         await inference.client().send(call(0.2))
     assert inference.requests == []
+
+
+@pytest.mark.parametrize("status", [200, 404, 503])
+async def test_a_slot_is_free_again_once_the_answer_is_closed(status: int) -> None:
+    turnstile = Turnstile(1)
+    client = Inference(status).client(turnstile)
+    for _ in range(3):
+        response = await client.send(call())
+        assert turnstile.in_use == 1
+        await response.aclose()
+        assert turnstile.in_use == 0
+    async for _ in (await client.send(call())).aiter_raw():
+        pass
+    assert turnstile.in_use == 0
+
+
+@pytest.mark.parametrize("fault", [httpx2.ConnectError("refused"), httpx2.ReadTimeout("silence"), RuntimeError("ours")])
+async def test_a_slot_is_free_again_when_there_is_no_answer(fault: Exception) -> None:
+    turnstile = Turnstile(1)
+    with pytest.raises((ServiceError, RuntimeError)):
+        await Inference(fault).client(turnstile).send(call())
+    assert turnstile.in_use == 0
+
+
+async def test_a_caller_who_would_not_wait_says_nothing_of_the_models_load() -> None:
+    turnstile = Turnstile(10)
+    client = Inference(httpx2.ReadTimeout("silence")).client(turnstile)
+    for remaining_s, limit in ((5, 10), (60, 9)):
+        with pytest.raises(DeadlineExceeded):
+            await client.send(call(remaining_s))
+        assert turnstile.limit_of("m") == limit
+
+
+@pytest.mark.parametrize(("status", "limit"), [(200, 10), (400, 10), (500, 10), (429, 9), (503, 9)])
+async def test_answers_that_say_too_much_lower_the_models_limit(status: int, limit: int) -> None:
+    turnstile = Turnstile(10)
+    await (await Inference(status).client(turnstile).send(call())).aclose()
+    assert turnstile.limit_of("m") == limit
+
+
+async def test_work_of_batch_priority_says_so_to_inferences_door() -> None:
+    inference = Inference(200)
+    identity = HopIdentity("alice", "key1", "batch")
+    await inference.client().send(dataclasses.replace(call(), identity=identity))
+    await inference.client().send(call())
+    assert [request.headers.get("x-spillway-priority") for request in inference.requests] == ["batch", None]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.keys import ApiKey, KeyRecord, digest_of, generate_key, record_for
+from gateway.keys import ApiKey, generate_key
+from gateway.records import record_for
 
 PEPPER = "a-pepper-kept-elsewhere"
 KEY = generate_key("live")
@@ -72,40 +73,3 @@ def test_the_secret_shows_in_no_representation() -> None:
     for shown in (repr(KEY), str(KEY), f"{KEY}", repr([KEY]), repr(record), record.to_json().decode()):
         assert secret not in shown
         assert KEY.text not in shown
-
-
-def test_a_record_knows_its_key_under_the_pepper_alone() -> None:
-    record = record_for(KEY.text, pepper=PEPPER, tenant="alice", name="laptop")
-    assert record.is_of([digest_of(KEY.text, PEPPER)])
-    assert record.is_of([digest_of(KEY.text, "the new pepper"), digest_of(KEY.text, PEPPER)])
-    assert not record.is_of([digest_of(KEY.text, "another pepper")])
-    assert not record.is_of([digest_of(generate_key("live").text, PEPPER)])
-    assert not record.is_of([])
-
-
-def test_a_record_is_only_made_for_a_key() -> None:
-    with pytest.raises(ValueError, match="not a Spillway key"):
-        record_for("sw_live_nonsense", pepper=PEPPER, tenant="alice", name="laptop")
-
-
-def test_a_record_survives_its_journey_and_fields_of_a_later_version() -> None:
-    record = KeyRecord("0" * 16, "d" * 64, "alice", "laptop", enabled=False, expires_at=12.5)
-    assert KeyRecord.from_json(record.to_json()) == record
-    assert KeyRecord.from_json(record.to_json()[:-1] + b',"rpm":60}') == record
-
-
-@pytest.mark.parametrize("data", [b"", b"{", b"{}", b"[]", b"null", b"5", b'"x"', b'{"kid":"0"}', b"\xff"])
-def test_a_damaged_record_is_a_value_error(data: bytes) -> None:
-    with pytest.raises(ValueError, match="damaged"):
-        KeyRecord.from_json(data)
-
-
-@pytest.mark.parametrize(
-    ("enabled", "expires_at", "is_live"),
-    [(True, None, True), (True, 100.1, True), (True, 100.0, False), (True, 99.0, False), (False, None, False)],
-)
-def test_a_key_lives_while_it_is_enabled_and_not_expired(
-    enabled: bool, expires_at: float | None, is_live: bool
-) -> None:
-    record = KeyRecord("0" * 16, "d" * 64, "alice", "laptop", enabled=enabled, expires_at=expires_at)
-    assert record.is_live(100.0) is is_live

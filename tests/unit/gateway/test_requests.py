@@ -5,14 +5,15 @@ from typing import Any
 import pytest
 
 from common.errors import InvalidRequest
+from gateway.admin_requests import KeyChange, KeyRequest
 from gateway.requests import (
-    FORBIDDEN,
+    DENIED_FIELDS,
+    MAX_SCHEMA_BYTES,
     ChatCompletionRequest,
     EmbeddingsRequest,
     GenerateRequest,
-    KeyChange,
-    KeyRequest,
     check,
+    refuse_denied,
 )
 from support.bad_input import BAD_PARAMETERS, CHAT
 
@@ -33,11 +34,20 @@ def test_a_bad_parameter_is_refused_by_its_name(change: dict[str, Any], param: s
     assert (error.param, error.code) == (param, "invalid_value")
 
 
-@pytest.mark.parametrize("field", sorted(FORBIDDEN))
-@pytest.mark.parametrize("shape", [ChatCompletionRequest, EmbeddingsRequest, GenerateRequest])
-def test_a_client_never_chooses_where_its_request_goes(field: str, shape: Any) -> None:
-    error = refusal({"model": "m", field: "http://169.254.169.254"}, shape)
-    assert (error.param, error.code) == (field, "unsupported_parameter")
+@pytest.mark.parametrize("field", DENIED_FIELDS)
+def test_a_client_never_chooses_where_its_request_goes(field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        refuse_denied({"model": "m", field: "http://169.254.169.254"}, DENIED_FIELDS)
+    assert (refused.value.param, refused.value.code) == (field, "unsupported_parameter")
+
+
+@pytest.mark.parametrize("field", ["tools", "response_format"])
+def test_what_an_engine_would_have_to_compile_has_a_size(field: str) -> None:
+    schema = {"description": "a" * MAX_SCHEMA_BYTES}
+    value = [schema] if field == "tools" else schema
+    assert refusal(CHAT | {field: value}).param == field
+    small = {"type": "json_schema", "json_schema": {"schema": {"$ref": "https://example.com/never-fetched"}}}
+    check(CHAT | {field: [small] if field == "tools" else small}, ChatCompletionRequest)
 
 
 @pytest.mark.parametrize("missing", ["model", "messages"])
@@ -70,7 +80,7 @@ def test_a_made_up_field_of_an_admins_request_is_refused_briefly(name: str) -> N
     "change",
     [
         {"temperature": 0, "top_p": 1},
-        {"temperature": 2.0, "top_p": 0.1, "n": 128, "max_tokens": 2**31 - 1},
+        {"temperature": 2.0, "top_p": 0.1, "n": 128, "max_tokens": 2**20},
         {"stream": True, "stream_options": {"include_usage": True}},
         {"stream": False},
         {"stream": None, "n": None, "user": None, "metadata": None, "logit_bias": None, "temperature": None},

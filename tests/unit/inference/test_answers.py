@@ -1,70 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from common import sse
-from common.deadline import Deadline
 from common.errors import ServiceError
-from inference.answers import Answers, AnswerStream
-from inference.catalogue import TargetSpec
-from inference.questions import Question
-from inference.router import Router
-from inference.served_models import Workshop
-from inference.targets import Policy
+from common.usage import take_comment
+from support.model import BODY, BOUND_S, DONE, END, EVENTS, PROMPT, TOKEN, Model, question, says, whole
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-PROMPT = "a prompt that nobody may see"
-BODY = b'{"choices":[]}'
-TOKEN = sse.event(b'{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}')
-END = sse.event(b'{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}')
-DONE = sse.event(b"[DONE]")
-EVENTS = {"content-type": "text/event-stream; charset=utf-8"}
-
-
-class Model:
-    """An upstream as a transport, the answers that inference makes of it, and the spans that it makes."""
-
-    def __init__(self, *responses: Callable[[], httpx2.Response], max_answer_bytes: int = 1024) -> None:
-        self.responses = list(responses)
-        self.exporter = InMemorySpanExporter()
-        provider = TracerProvider(shutdown_on_exit=False)
-        provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        client = httpx2.AsyncClient(transport=httpx2.MockTransport(self._answer))
-        policy = Policy(max_answer_bytes=max_answer_bytes)
-        served = Workshop(client, policy).open_door(TargetSpec(name="here", base_url="http://model/v1"), "sk-ours")
-        self.answers = Answers(Router(served, policy, max_attempts=3), provider.get_tracer("inference"))
-
-    def _answer(self, _: httpx2.Request) -> httpx2.Response:
-        return self.responses.pop(0)()
-
-    @property
-    def spans(self) -> dict[str, ReadableSpan]:
-        return {span.name: span for span in self.exporter.get_finished_spans()}
-
-
-def question(choices: int = 1) -> Question:
-    body = {"model": "sim-small", "messages": [{"role": "user", "content": PROMPT}]}
-    return Question("chat", "/chat/completions", "sim-small", body, "req_1", Deadline.after(10), choices)
-
-
-def says(status: int, content: bytes, headers: dict[str, str] | None = None) -> Callable[[], httpx2.Response]:
-    async def chunks() -> AsyncIterator[bytes]:
-        yield content
-
-    return lambda: httpx2.Response(status, content=chunks(), headers=headers)
-
-
-async def whole(stream: AnswerStream) -> bytes:
-    return b"".join([events async for events in stream.events])
+    from collections.abc import AsyncIterator
 
 
 async def test_an_answer_is_the_upstreams_bytes_and_says_how_many_attempts_it_took() -> None:
@@ -98,7 +47,8 @@ async def test_an_upstream_that_quotes_the_prompt_puts_it_in_no_span(is_stream: 
 async def test_a_stream_is_there_once_its_first_event_is() -> None:
     model = Model(says(503, b"{}", {"retry-after": "0"}), says(200, b": ping\n\n" + TOKEN + END + DONE, EVENTS))
     stream = await model.answers.stream(question())
-    assert await whole(stream) == b": ping\n\n" + TOKEN + END + DONE
+    shown, _ = take_comment(await whole(stream))
+    assert shown == b": ping\n\n" + TOKEN + END + DONE
     assert stream.attempts == 2
     assert "chat sim-small" not in model.spans
     await stream.close(None)
@@ -162,3 +112,113 @@ async def test_a_stream_that_nobody_reads_to_its_end_gives_its_connection_back()
     assert not endless.is_closed
     await stream.close(None)
     assert endless.is_closed
+
+
+class Slow(httpx2.AsyncByteStream):
+    """A stream that says this, then nothing, or a comment again and again."""
+
+    def __init__(self, *parts: bytes, pings: bool = False) -> None:
+        self.parts = parts
+        self.pings = pings
+        self.is_closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self.parts:
+            yield part
+        while self.pings:
+            await asyncio.sleep(0)
+            yield b": ping\n\n"
+        await asyncio.Event().wait()
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+SHORT_S = 0.05
+
+
+@pytest.mark.parametrize("pings", [False, True])
+async def test_a_stream_without_content_is_a_504_however_many_comments_it_sends(pings: bool) -> None:
+    silent = [Slow(pings=pings), Slow(pings=pings)]
+    answers = [lambda slow=slow: httpx2.Response(200, stream=slow, headers=EVENTS) for slow in silent]
+    model = Model(*answers, first_event_timeout_s=SHORT_S, max_stream_bytes=2**40)
+    with pytest.raises(ServiceError) as failed:
+        await model.answers.stream(question())
+    assert (failed.value.status, failed.value.code) == (504, "upstream_timeout")
+    assert [slow.is_closed for slow in silent] == [True, True]  # a timeout is tried once more
+
+
+@pytest.mark.parametrize("pings", [False, True])
+async def test_a_stream_that_stalls_is_ended_however_many_comments_it_sends(pings: bool) -> None:
+    slow = Slow(TOKEN, TOKEN, pings=pings)
+    model = Model(
+        lambda: httpx2.Response(200, stream=slow, headers=EVENTS), event_gap_timeout_s=SHORT_S, max_stream_bytes=2**40
+    )
+    stream = await model.answers.stream(question())
+    with pytest.raises(ServiceError) as failed:
+        await whole(stream)
+    assert (failed.value.status, failed.value.code) == (504, "stream_stalled")
+    await stream.close(failed.value)
+    assert slow.is_closed
+
+
+class Talkative(Slow):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0)
+            yield sse.event(b'{"choices":[]}')
+
+
+@pytest.mark.parametrize(("patience_s", "total_s"), [(SHORT_S + 0.3, BOUND_S), (BOUND_S, SHORT_S)])
+async def test_a_stream_that_never_ends_is_ended_by_the_deadline_or_the_targets_total(
+    patience_s: float, total_s: float
+) -> None:
+    model = Model(
+        lambda: httpx2.Response(200, stream=Talkative(), headers=EVENTS),
+        total_timeout_s=total_s,
+        max_stream_bytes=2**40,
+    )
+    stream = await model.answers.stream(question(patience_s=patience_s))
+    with pytest.raises(ServiceError) as failed:
+        async for _ in stream.events:
+            pass
+    assert (failed.value.status, failed.value.code) == (504, "deadline_exceeded")
+    assert failed.value.headers["x-should-retry"] == "false"
+    await stream.close(failed.value)
+
+
+async def test_a_whole_answer_that_stalls_in_its_middle_is_ended_by_the_targets_total() -> None:
+    slow = [Slow(BODY[:5]), Slow(BODY[:5])]
+    answers = [lambda one=one: httpx2.Response(200, stream=one) for one in slow]
+    with pytest.raises(ServiceError) as failed:
+        await Model(*answers, total_timeout_s=SHORT_S).answers.whole(question())
+    assert (failed.value.status, failed.value.code) == (504, "upstream_timeout")
+    assert all(one.is_closed for one in slow)
+
+
+async def test_a_stream_beyond_its_cap_is_ended() -> None:
+    stream = await Model(says(200, TOKEN, EVENTS, more=[TOKEN] * 100)).answers.stream(question())
+    with pytest.raises(ServiceError) as failed:
+        await whole(stream)
+    assert (failed.value.status, failed.value.code) == (502, "stream_too_large")
+
+
+class Flood(Slow):
+    """An error that never ends, packed or not."""
+
+    sent = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            self.sent += 1
+            yield b"x" * 65_536
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_an_error_is_read_no_further_than_its_cap(is_stream: bool, encoding: str) -> None:
+    flood = Flood()
+    model = Model(lambda: httpx2.Response(400, stream=flood, headers={"content-encoding": encoding}))
+    with pytest.raises(ServiceError) as failed:
+        await (model.answers.stream(question()) if is_stream else model.answers.whole(question()))
+    assert (failed.value.status, flood.sent, flood.is_closed) == (400, 1, True)

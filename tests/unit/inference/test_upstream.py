@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from inference.catalogue import TargetSpec
 from inference.errors import AttemptFailedError
-from inference.upstream import Upstream, error_in_answer, transport_failure
+from inference.upstream import Upstream, answer_of, transport_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,10 +205,12 @@ async def test_a_failure_of_the_connection_is_told_as_what_it_means(
     ],
 )
 def test_an_answer_with_status_200_can_still_be_a_failure(body: bytes, reason: str | None) -> None:
-    failed = error_in_answer(body)
-    assert (failed.reason if failed else None) == reason
-    if failed:
-        assert (failed.error.status, failed.is_retryable) == (502, False)
+    if reason is None:
+        assert answer_of(body) == json.loads(body)
+        return
+    with pytest.raises(AttemptFailedError) as failed:
+        answer_of(body)
+    assert (failed.value.reason, failed.value.error.status, failed.value.is_retryable) == (reason, 502, False)
 
 
 @pytest.mark.parametrize(

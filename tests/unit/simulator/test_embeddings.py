@@ -56,6 +56,16 @@ def test_texts_and_tokens_are_taken_alone_and_in_lists(given_input: Any, vectors
     assert answer["system_fingerprint"] == "spillway-simulator"
 
 
+def test_a_directive_is_found_in_whichever_input_it_is() -> None:
+    assert read({"input": ["a", "b [[sim status=400]]", "[[sim]]"]}, 8).script == "b [[sim status=400]]"
+    assert read({"input": ["a", "[[simple]]"]}, 8).script == ""
+    assert read({"input": [[1], [2]]}, 8).script == ""
+
+
+def test_usage_is_left_out_on_command() -> None:
+    assert b"usage" not in body(read({"input": "a"}, 8), "sim-embed", has_usage=False)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

@@ -9,7 +9,9 @@ ServiceError
 │   ├── PayloadTooLarge   413
 │   └── UnsupportedMediaType 415
 ├── RateLimited           429  come back later
+│   └── BatchOverloaded   429
 ├── Unavailable           503  come back later
+│   └── Overloaded        503
 ├── UpstreamFailed        502  the model's side broke its word
 ├── DeadlineExceeded      504  the caller's patience ended
 └── ClientGone            499  nobody reads this any more
@@ -24,6 +26,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+
+from common.wire import FINAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,6 +120,19 @@ class Unavailable(ServiceError):
     default_headers: ClassVar[Mapping[str, str]] = {"retry-after": "1"}
 
 
+class Overloaded(Unavailable):
+    """More is asked of the platform than it can do; nothing was started."""
+
+    code = "overloaded"
+
+
+class BatchOverloaded(RateLimited):
+    """As above, for work of batch priority: a 429, which delays a job and does not use up an attempt of it."""
+
+    code = "batch_overloaded"
+    default_headers: ClassVar[Mapping[str, str]] = {"retry-after": "1"}
+
+
 class UpstreamFailed(ServiceError):
     """The upstream answered with something that is no answer: cut, garbled, or a refusal of *our* credentials."""
 
@@ -125,9 +142,12 @@ class UpstreamFailed(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
+    """Nothing that would be started now, or again, could end in time."""
+
     status = 504
     type = "timeout_error"
     code = "deadline_exceeded"
+    default_headers: ClassVar[Mapping[str, str]] = FINAL
 
 
 class ClientGone(ServiceError):

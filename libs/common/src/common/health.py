@@ -24,9 +24,15 @@ class Health:
         self.draining = False
         self._checks: dict[str, Callable[[], Awaitable[bool]]] = {}
         self._passed: set[str] = set()
+        self._optional: set[str] = set()
 
     def add_shared(self, name: str, check: Callable[[], Awaitable[bool]]) -> None:
         self._checks[name] = check
+
+    def add_optional(self, name: str, check: Callable[[], Awaitable[bool]]) -> None:
+        """A check that is reported and takes nothing away: there is another way without what it asks for."""
+        self._checks[name] = check
+        self._optional.add(name)
 
     async def report(self) -> tuple[bool, dict[str, str]]:
         """Whether traffic should come here, and each check: `ok`, `failed`, or `degraded` (it passed before)."""
@@ -36,7 +42,7 @@ class Health:
                 self._passed.add(name)
                 results[name] = "ok"
             else:
-                results[name] = "degraded" if name in self._passed else "failed"
+                results[name] = "degraded" if name in self._passed | self._optional else "failed"
         return "failed" not in results.values(), results
 
     def router(self) -> APIRouter:

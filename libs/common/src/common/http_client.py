@@ -7,18 +7,22 @@ errors to what they mean, because callers decide by them whether anything was se
 from __future__ import annotations
 
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
 import httpx2
 from httpx_aiohttp.httpx2 import AiohttpTransport
+from httpx_aiohttp.httpx2.transport import AiohttpResponseStream
 from opentelemetry import propagate, trace
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from opentelemetry.sdk.trace import TracerProvider
 
 KEEPALIVE_S = 20
 """Idle connections are let go before the server (75 s) closes them under a request."""
+_CONTENT = "spillway.content"
 
 
 class Transport(AiohttpTransport):
@@ -39,7 +43,10 @@ class Transport(AiohttpTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         try:
-            return await super().handle_async_request(request)
+            response = await super().handle_async_request(request)
+            if isinstance(response.stream, AiohttpResponseStream):
+                response.extensions[_CONTENT] = response.stream._aiohttp_response.content  # noqa: SLF001  # see `chunks_of`
+            return response  # noqa: TRY300  # else the mapping of errors is far from what may raise them
         except httpx2.ConnectTimeout as error:
             cause = error.__cause__
             if isinstance(cause, aiohttp.ClientConnectorError):
@@ -49,6 +56,35 @@ class Transport(AiohttpTransport):
             raise httpx2.ReadError(str(error), request=request) from cause
         except aiohttp.ClientError as error:
             raise httpx2.RemoteProtocolError(type(error).__name__, request=request) from error
+
+
+def chunks_of(response: httpx2.Response) -> AsyncIterator[bytes]:
+    """The raw bytes of a body as they come, like `aiter_raw`, whose four generators a chunk cost 10 us when cold.
+
+    Closing the response stays with the caller. Raises `httpx2.HTTPError`.
+    """
+    content = response.extensions.get(_CONTENT)
+    return response.aiter_raw() if content is None else _Chunks(content)
+
+
+class _Chunks:
+    __slots__ = ("_content",)
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content = content
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            if chunk := await self._content.readany():
+                return chunk
+        except TimeoutError as error:
+            raise httpx2.ReadTimeout(type(error).__name__) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise httpx2.ReadError(type(error).__name__) from error
+        raise StopAsyncIteration
 
 
 class SampledSpans(httpx2.AsyncBaseTransport):

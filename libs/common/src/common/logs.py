@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import datetime as dt
 import json
 import logging
 import sys
-from typing import Any
+import threading
+import time
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from opentelemetry import trace
 
+if TYPE_CHECKING:
+    from typing import TextIO
+
+MAX_WAITING_LINES = 10_000
+WRITE_EVERY_S = 0.02
+FLUSH_TIMEOUT_S = 1.0
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
@@ -52,12 +62,78 @@ def _without_message(exc_info: Any) -> str:
     return f"{getattr(kind, '__qualname__', kind)} at {' < '.join(reversed(frames))}"
 
 
-def configure(service: str, level: str) -> None:
-    """Send every logger of the process through one handler; idempotent."""
-    handler = logging.StreamHandler(sys.stdout)
+class Outbox(logging.Handler):
+    """Lines on their way to `stream`. A thread writes them, some at a time, so that a reader that stops reading (a full
+    pipe) never stops the event loop: beyond 10,000 lines they are dropped, and a line says how many.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: collections.deque[str] = collections.deque()
+        self._dropped = 0
+        self._wanted = threading.Event()
+        self._written = threading.Event()
+        self._is_closing = False
+        self._is_writing = False
+        self._writer = threading.Thread(target=self._write, name="logs", daemon=True)
+        self._writer.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self._lines) >= MAX_WAITING_LINES:
+            self._dropped += 1
+            return
+        try:
+            self._lines.append(self.format(record) + "\n")
+        except Exception:  # noqa: BLE001  # logging's own rule: a line that cannot be formatted fails no request
+            self.handleError(record)
+        if not self._wanted.is_set():
+            self._wanted.set()
+
+    def flush(self) -> None:
+        """Wait until what was logged is written, for a second at most."""
+        give_up = time.monotonic() + FLUSH_TIMEOUT_S
+        while (
+            (self._lines or self._is_writing) and self._writer.is_alive() and (rest := give_up - time.monotonic()) > 0
+        ):
+            self._written.clear()
+            self._wanted.set()
+            self._written.wait(min(rest, WRITE_EVERY_S))
+
+    def close(self) -> None:
+        self.flush()
+        self._is_closing = True
+        self._wanted.set()
+        super().close()
+
+    def _write(self) -> None:
+        while not self._is_closing:
+            self._wanted.wait()
+            time.sleep(WRITE_EVERY_S)  # what comes meanwhile goes with it in one write
+            self._wanted.clear()
+            if self._dropped:
+                dropped, self._dropped = self._dropped, 0
+                record = logging.LogRecord(__name__, logging.WARNING, "", 0, "log_lines_dropped", None, None)
+                record.lines = dropped
+                self._lines.append(self.format(record) + "\n")
+            self._is_writing = True
+            lines = [self._lines.popleft() for _ in range(len(self._lines))]
+            with contextlib.suppress(OSError, ValueError):  # the reader is gone: there is nowhere left to say so
+                self._stream.write("".join(lines))
+                self._stream.flush()
+            self._is_writing = False
+            self._written.set()
+
+
+def configure(service: str, level: str, stream: TextIO | None = None) -> None:
+    """Send every logger of the process through one handler, to standard output unless told otherwise; idempotent."""
+    handler = Outbox(stream or sys.stdout)
     handler.setFormatter(JsonFormatter(service))
     handler.addFilter(_is_worth_a_line)
     root = logging.getLogger()
+    for earlier in root.handlers:
+        if isinstance(earlier, Outbox):
+            earlier.close()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     for name in ("httpx2", "httpcore2", "openai", "aiohttp", "asyncio", "uvicorn.access"):

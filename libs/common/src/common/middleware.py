@@ -26,6 +26,8 @@ _QUIET = frozenset(HEALTH_PATHS)
 class RequestScope:
     """Names the request (`scope["state"]["request_id"]`), answers with its ids and logs it once it is over.
 
+    `arrived_at`, of `time.monotonic`, is when the caller began to wait.
+
     The edge makes its own id; an inner service takes the one that it is given. Routes reach three things through
     `scope["state"]`: `log`, fields of the log line; `headers`, which go with whatever answer there is; `ending`, an
     `AsyncExitStack` unwound when the answer is over, whatever ended it. The path is logged without its query: people
@@ -45,8 +47,10 @@ class RequestScope:
         request_id = (None if self._edge else _given_id(scope)) or f"req_{uuid4().hex}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
+        state["arrived_at"] = time.monotonic()
         fields: dict[str, object] = {}
         state["log"] = fields
+        state["send"] = send  # for the chunks of streams, to which nothing is added
         further: dict[str, str] = {}
         state["headers"] = further
         ending = state["ending"] = contextlib.AsyncExitStack()

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from common import errors, telemetry
 from common.middleware import RequestScope
+from common.overload.gate import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from common.health import Health
+    from common.overload.shedder import Shedder
 
 
-def frame(  # noqa: PLR0913  # a name and five parts, all but it by keyword
+def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     name: str,
     *,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Any]],
@@ -27,11 +29,14 @@ def frame(  # noqa: PLR0913  # a name and five parts, all but it by keyword
     routers: Iterable[APIRouter],
     tracer_provider: TracerProvider | None,
     edge: bool = False,
+    is_ours: Callable[[str], bool] | None = None,
+    shedder: Shedder | None = None,
 ) -> FastAPI:
     """Build an application with health routes, one error shape, request ids, log lines and server spans.
 
     It serves no documentation of itself and redirects nothing: a redirect's target would come from the caller's Host.
-    `edge`: it faces clients, so ids and traces start here.
+    `edge`: it faces clients, so ids and traces start here, but for a request whose `Authorization` `is_ours`: there the
+    platform itself calls, and its trace goes on. `shedder`: says when new work is refused at the door.
     """
     app = FastAPI(
         title=f"Spillway {name}",
@@ -46,5 +51,9 @@ def frame(  # noqa: PLR0913  # a name and five parts, all but it by keyword
     app.add_middleware(RequestScope, edge=edge)
     for router in (health.router(), *routers):
         app.include_router(router)
-    telemetry.instrument(app, tracer_provider, edge=edge)
+    telemetry.instrument(app, tracer_provider, edge=edge, is_ours=is_ours)
+    if shedder is not None:
+        # Outside of the tracing middleware as well, which is put in place in the same way: a refusal costs no span.
+        build_stack = app.build_middleware_stack
+        app.build_middleware_stack = lambda: Gate(build_stack(), shedder)  # type: ignore[method-assign]  # as contrib does
     return app

@@ -8,6 +8,8 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Secret = Annotated[SecretStr, Field(min_length=16)]
+HopSecret = Annotated[SecretStr, Field(min_length=32)]
+"""HS256 wants a key of at least the hash's size. Source: RFC 7518, 3.2."""
 
 
 class ServiceSettings(BaseSettings):

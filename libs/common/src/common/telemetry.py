@@ -17,6 +17,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from common.health import PATHS as HEALTH_PATHS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastapi import FastAPI
     from opentelemetry.context import Context
     from opentelemetry.propagators.textmap import Getter
@@ -29,9 +31,19 @@ _W3C = TraceContextTextMapPropagator()
 
 
 class EdgePropagator(TextMapPropagator):
-    """Writes `traceparent` for our own hops, reads none: at the edge a caller's trace is a link, never the parent."""
+    """Writes `traceparent` for our own hops, reads none: at the edge a caller's trace is a link, never the parent.
 
-    def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] | None = None) -> Context:  # noqa: ARG002  # the interface
+    Unless the caller's `Authorization` is one of the platform's own.
+    """
+
+    def __init__(self, is_ours: Callable[[str], bool] | None = None) -> None:
+        self._is_ours = is_ours
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] | None = None) -> Context:
+        if self._is_ours is not None and getter is not None:
+            authorization = getter.get(carrier, "authorization")
+            if authorization and self._is_ours(authorization[0]):
+                return _W3C.extract(carrier, context, getter)
         return context if context is not None else otel_context.get_current()
 
     def inject(self, carrier: Any, context: Context | None = None, setter: Any = None) -> None:
@@ -70,10 +82,17 @@ def shut_down(provider: TracerProvider | None, timeout_s: float) -> None:
         leaving.join(timeout_s)
 
 
-def instrument(app: FastAPI, provider: TracerProvider | None, *, edge: bool = False) -> None:
+def instrument(
+    app: FastAPI,
+    provider: TracerProvider | None,
+    *,
+    edge: bool = False,
+    is_ours: Callable[[str], bool] | None = None,
+) -> None:
     """Give every request of `app` one server span, whatever its number of chunks. Without a provider: nothing.
 
-    `edge` starts a new trace for each request and links it to the caller's.
+    `edge` starts a new trace for each request and links it to the caller's, but goes on with that of a caller whose
+    `Authorization` `is_ours`.
     """
     if provider is None:
         return
@@ -81,13 +100,13 @@ def instrument(app: FastAPI, provider: TracerProvider | None, *, edge: bool = Fa
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor  # noqa: PLC0415  # only when tracing
     from opentelemetry.sdk.trace.sampling import ParentBased  # noqa: PLC0415  # as above
 
-    propagate.set_global_textmap(EdgePropagator() if edge else _W3C)
+    propagate.set_global_textmap(EdgePropagator(is_ours) if edge else _W3C)
     FastAPIInstrumentor.instrument_app(
         app,
         tracer_provider=provider,
         excluded_urls=",".join(f"{path}$" for path in HEALTH_PATHS),
         exclude_spans=["receive", "send"],
-        server_request_hook=_link_to_caller if edge else None,
+        server_request_hook=_enter if edge else None,
     )
     if not edge and isinstance(provider.sampler, ParentBased):
         build_traced = app.build_middleware_stack
@@ -129,12 +148,25 @@ def _traceparent(scope: Scope) -> str:
     return ""
 
 
+_CALLERS_WORDS = ("url.query", "user_agent.original")
+"""Attributes that repeat what a caller sent: people put keys into queries. Contrib sets them; none can be taken out."""
+
+
+def _enter(span: trace.Span, scope: dict[str, Any]) -> None:
+    attributes = getattr(span, "attributes", None) or {}
+    for name in _CALLERS_WORDS:
+        if name in attributes:
+            span.set_attribute(name, "")
+    _link_to_caller(span, scope)
+
+
 def _link_to_caller(span: trace.Span, scope: dict[str, Any]) -> None:
     if not span.is_recording():
         return
     carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
     caller = trace.get_current_span(_W3C.extract(carrier, otel_context.Context(), DefaultGetter())).get_span_context()
-    if caller.is_valid:
+    parent = getattr(span, "parent", None)
+    if caller.is_valid and (parent is None or parent.span_id != caller.span_id):
         span.add_link(caller)
 
 

@@ -19,7 +19,7 @@ from devstack.credentials import DEVELOPMENT_KEY
 from devstack.errors import CommandError
 from gateway.errors import StoreUnavailableError
 from gateway.key_store import put_key
-from gateway.keys import record_for
+from gateway.records import record_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -33,13 +33,26 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("up", help="start everything; Ctrl-C stops it")
     commands.add_parser("down", help="stop a running stack")
     commands.add_parser("reset", help="remove the stack's data and secrets")
-    commands.add_parser("demo", help="see a cache hit, a stream, retries and a trace")
+    commands.add_parser("demo", help="see a cache hit, a stream, retries, a job and traces")
     run = commands.add_parser("run", help="start one more replica of a service")
-    run.add_argument("service", choices=("gateway", "inference", "cache", "simulator"))
+    run.add_argument("service", choices=("gateway", "inference", "cache", "jobs", "worker", "simulator"))
     run.add_argument("--port", type=int, help="a free one if not given")
     trace = commands.add_parser("trace", help="print the trace of the last request, or of one, as a tree")
     trace.add_argument("id", nargs="?", help="its x-trace-id")
     trace.add_argument("--attributes", action="store_true", help="with each span's attributes and events")
+    jobs = commands.add_parser("jobs", help="look after jobs: dead letters, and every tenant's")
+    jobs.add_argument("action", choices=("list", "show", "cancel", "retry", "purge"))
+    jobs.add_argument("id", nargs="?", help="a job's, for all but list")
+    jobs.add_argument("--state", default="dead", help="for list: dead, open, all, or one state")
+    jobs.add_argument("--tenant", help="for list: of one tenant")
+    cache = commands.add_parser("cache", help="see what the cache holds, or purge it")
+    of_cache = cache.add_subparsers(dest="action", required=True)
+    of_cache.add_parser("stats", help="hits and misses by tenant, and the store's memory")
+    purge = of_cache.add_parser("purge", help="delete the entries to which everything that is named applies")
+    purge.add_argument("--tenant")
+    purge.add_argument("--model", help="its public name")
+    purge.add_argument("--older-than-s", type=float, help="seconds since they were stored")
+    purge.add_argument("--everything", action="store_true", help="all entries of all tenants; names nothing else")
     openapi = commands.add_parser("openapi", help="write the services' OpenAPI documents")
     openapi.add_argument("directory", type=Path)
     traces = commands.add_parser("traces", help="receive spans over OTLP/HTTP (a part of up)")
@@ -87,6 +100,22 @@ def _trace(options: argparse.Namespace) -> None:
     trace_client.show(options.id, attributes=options.attributes)
 
 
+def _jobs(options: argparse.Namespace) -> None:
+    from devstack import jobs_client  # noqa: PLC0415
+
+    jobs_client.run(options.action, options.id, state=options.state, tenant=options.tenant)
+
+
+def _cache(options: argparse.Namespace) -> None:
+    from devstack import cache_admin  # noqa: PLC0415
+
+    if options.action == "stats":
+        cache_admin.show_statistics()
+        return
+    named = {name: getattr(options, name) for name in ("tenant", "model", "older_than_s", "everything")}
+    cache_admin.purge({name: value for name, value in named.items() if value not in (None, False)})
+
+
 def _openapi(options: argparse.Namespace) -> None:
     from devstack import openapi  # noqa: PLC0415
 
@@ -112,6 +141,8 @@ _COMMANDS = {
     "demo": _demo,
     "run": _run,
     "trace": _trace,
+    "jobs": _jobs,
+    "cache": _cache,
     "openapi": _openapi,
     "traces": _traces,
     "announce": _announce,

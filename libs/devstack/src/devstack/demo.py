@@ -18,7 +18,7 @@ from devstack.errors import CommandError
 from devstack.local_dir import LocalDir
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from devstack.local_http import Answer
     from devstack.trace_tree import Tree
@@ -33,6 +33,9 @@ _POLL_S = 0.05
 _FAILURES = 2
 _TOKENS = 20
 _BETWEEN_TOKENS_MS = 30
+_WAIT_S = 30
+_STAGES = (("started_at", "created_at"), ("finished_at", "started_at"))
+_OF_A_JOB = {"POST /v1/jobs", "job wait", "job attempt", "attempt"}
 
 
 class _NotSeenError(Exception):
@@ -48,14 +51,13 @@ class _Stack:
     traces_url: str | None
 
     def generate(self, prompt: str) -> Answer:
-        answer = local_http.request(
-            f"{self.url}/generate",
-            body={"prompt": prompt, "model": self.model},
-            headers={"authorization": f"Bearer {self.key}"},
-            timeout_s=_REQUEST_TIMEOUT_S,
-        )
+        answer = self.ask("/generate", {"prompt": prompt, "model": self.model})
         _expect(answer.status == 200, f"/generate answered {answer.status}: {answer.body.decode(errors='replace')}")  # noqa: PLR2004  # OK
         return answer
+
+    def ask(self, path: str, body: object = None) -> Answer:
+        headers = {"authorization": f"Bearer {self.key}"}
+        return local_http.request(f"{self.url}{path}", body=body, headers=headers, timeout_s=_REQUEST_TIMEOUT_S)
 
 
 def run() -> None:
@@ -66,6 +68,7 @@ def run() -> None:
             ("The same question twice: the second answer comes from the cache", _show_cache),
             ("A stream through the official SDK, token by token", _show_stream),
             ("An upstream that fails twice, and the trace of that request", _show_retries),
+            ("A job: accepted, run by a worker, polled; and its trace", _show_job),
         ):
             print(f"\n== {title}")
             try:
@@ -143,15 +146,44 @@ def _show_retries(stack: _Stack) -> None:
     _show_trace(stack, answer.headers.get("x-trace-id"))
 
 
+def _show_job(stack: _Stack) -> None:
+    body = {"prompt": f"Tell visitor {uuid.uuid4()} about patience", "model": stack.model}
+    accepted = stack.ask("/v1/jobs", {"endpoint": "/generate", "body": body})
+    _expect(accepted.status == 202, f"/v1/jobs answered {accepted.status}: {accepted.body.decode(errors='replace')}")  # noqa: PLR2004  # Accepted
+    path = accepted.headers["location"]
+    print(f"202  {path}  {accepted.json()['state']}")
+    job = stack.ask(f"{path}?wait={_WAIT_S}").json()
+    _expect(job["state"] == "succeeded", f"the job is {job['state']}: {job['error']}")
+    waited_ms, ran_ms = (round(1e3 * (job[end] - job[start])) for end, start in _STAGES)
+    print(f"200  {job['state']} after {waited_ms} ms in the queue and {ran_ms} ms of work")
+    print(f"     {job['result']['result'][:70]!r}\n")
+    if (tree := _drawn(stack, accepted.headers.get("x-trace-id"), _is_whole_job)) is not None:
+        _expect(_is_whole_job(tree), f"the trace lacks {_OF_A_JOB - _names(tree)}; {tree.problems}")
+
+
+def _is_whole_job(tree: Tree) -> bool:
+    return not tree.problems and _names(tree) >= _OF_A_JOB
+
+
+def _names(tree: Tree) -> set[str]:
+    return {span.name for span in tree.walk()}
+
+
 def _show_trace(stack: _Stack, trace_id: str | None) -> None:
+    if (tree := _drawn(stack, trace_id, _is_complete)) is not None:
+        _expect(_is_complete(tree), f"the trace has {_attempts(tree)} attempts of {_FAILURES + 1}; {tree.problems}")
+
+
+def _drawn(stack: _Stack, trace_id: str | None, is_complete: Callable[[Tree], bool]) -> Tree | None:
+    """Draw a trace as soon as it is complete, or what has come of it by then; None when traces go elsewhere."""
     if stack.traces_url is None:
         print("its trace is skipped: OTEL_EXPORTER_OTLP_ENDPOINT sends it elsewhere")
-        return
+        return None
     if trace_id is None:
         raise _NotSeenError("the answer names no x-trace-id")
-    tree = trace_client.wait_for(stack.traces_url, trace_id, _is_complete, _TRACE_TIMEOUT_S)
+    tree = trace_client.wait_for(stack.traces_url, trace_id, is_complete, _TRACE_TIMEOUT_S)
     print("\n".join(trace_tree.draw(trace_id, tree)))
-    _expect(_is_complete(tree), f"the trace has {_attempts(tree)} attempts of {_FAILURES + 1}; {tree.problems}")
+    return tree
 
 
 def _is_complete(tree: Tree) -> bool:

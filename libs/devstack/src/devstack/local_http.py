@@ -32,12 +32,22 @@ class Answer:
         return json.loads(self.body)
 
 
-def request(url: str, *, body: object = None, headers: Mapping[str, str] | None = None, timeout_s: float = 3) -> Answer:
-    """GET, or POST when there is a body. Raises `UnreachableError`; an error status is an answer like any other."""
+def request(
+    url: str,
+    *,
+    method: str | None = None,
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = 3,
+) -> Answer:
+    """GET, or POST when there is a body, unless a method is named. An error status is an answer like any other.
+
+    Raises `UnreachableError`.
+    """
     data = None if body is None else json.dumps(body).encode()
     sent = {"accept": "application/json", **({"content-type": "application/json"} if data else {}), **(headers or {})}
     try:
-        message = urllib.request.Request(url, data=data, headers=sent)  # noqa: S310  # our own URLs or the operator's
+        message = urllib.request.Request(url, data=data, headers=sent, method=method)  # noqa: S310  # our own URLs or the operator's
         with _OPENER.open(message, timeout=timeout_s) as response:
             return _answer(response.status, response.headers, response.read())
     except urllib.error.HTTPError as error:

@@ -11,8 +11,8 @@ import orjson
 from devstack import credentials, plan, ports, upstream
 from devstack.local_dir import LocalDir
 
-SERVICES = ("gateway", "inference", "cache")
-_MADE_UP = "no secret: a document needs none"
+SERVICES = ("gateway", "inference", "cache", "jobs")
+_MADE_UP = "no secret: a document needs none of them"
 
 
 def write(directory: Path) -> None:

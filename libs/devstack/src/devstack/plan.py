@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from devstack.local_dir import LocalDir
     from devstack.upstream import Upstream
 
-SERVICES = ("gateway", "inference", "cache", "simulator")
+SERVICES = ("gateway", "inference", "cache", "jobs", "worker", "simulator")
+MODULES = {"worker": "jobs.worker"}
+"""Where the process is not the package of its name."""
 DRAIN_TIMEOUT_S = 2
 """What open requests get when the stack stops; its end is promised within 5 s."""
 FLUSH_TIMEOUT_S = 0.5
@@ -62,10 +64,15 @@ def make(
         parts.append(Part("traces", (*_python("devstack"), "traces", "--port", str(port)), f"{url(port)}/health"))
     if upstream.is_simulator:
         parts.append(Part("simulator", _python("simulator"), f"{url(assigned['simulator'])}/health"))
-    parts += [Part(name, _python(name), f"{url(assigned[name])}/readyz") for name in ("inference", "gateway", "cache")]
+    parts += [
+        Part(name, _python(MODULES.get(name, name)), f"{url(assigned[name])}/readyz")
+        for name in ("inference", "gateway", "cache", "jobs", "worker")
+    ]
     ours = _environment(assigned, {**secrets, **_common(secrets, given)}, upstream)
     if upstream.is_simulator:
         ours[models.VARIABLE] = str(local.models)
+    state_url = given.get("GATEWAY_STATE_URL", ours["GATEWAY_STATE_URL"])
+    ours |= {"JOBS_STATE_URL": state_url, "WORKER_STATE_URL": state_url}
     if "traces" in {part.name for part in parts}:
         ours |= {_OTLP_VARIABLES[0]: url(assigned["traces"]), "SPILLWAY_TRACES_URL": url(assigned["traces"])}
     # Not what a sourced dev.env says about the stack it was written for.
@@ -91,9 +98,15 @@ def _python(module: str) -> tuple[str, ...]:
 
 
 def _common(secrets: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return the secrets that both ends of a hop share: whoever replaces the gateway's replaces the other's too."""
-    hops = {"CACHE_HOP_SECRET": "GATEWAY_CACHE_HOP_SECRET", "INFERENCE_HOP_SECRET": "GATEWAY_INFERENCE_HOP_SECRET"}
-    return {ours: given.get(theirs, secrets[theirs]) for ours, theirs in hops.items()}
+    """Return the secrets that two processes share: whoever replaces the one on the right replaces the other too."""
+    shared = {
+        "CACHE_HOP_SECRET": "GATEWAY_CACHE_HOP_SECRET",
+        "INFERENCE_HOP_SECRET": "GATEWAY_INFERENCE_HOP_SECRET",
+        "JOBS_HOP_SECRET": "GATEWAY_JOBS_HOP_SECRET",
+        "WORKER_GATEWAY_HOP_SECRET": "GATEWAY_HOP_SECRET",
+        "WORKER_SEAL_SECRET": "JOBS_SEAL_SECRET",
+    }
+    return {ours: given.get(theirs, secrets[theirs]) for ours, theirs in shared.items()}
 
 
 def _environment(assigned: Mapping[str, int], secrets: Mapping[str, str], upstream: Upstream) -> dict[str, str]:
@@ -102,14 +115,17 @@ def _environment(assigned: Mapping[str, int], secrets: Mapping[str, str], upstre
         **secrets,
         **{f"{name.upper()}_PORT": str(assigned[name]) for name in SERVICES},
         **{store.variable: store.url(assigned[store.part]) for store in STORES},
+        "GATEWAY_CONNECTIONS_PER_ADDRESS": "0",  # everybody comes from one address here
         "GATEWAY_INFERENCE_URL": inference,
         "GATEWAY_CACHE_URL": cache,
+        "GATEWAY_JOBS_URL": url(assigned["jobs"]),
+        "WORKER_GATEWAY_URL": url(assigned["gateway"]),
         "INFERENCE_UPSTREAM_BASE_URL": upstream.base_url,
         UPSTREAM_KEY: upstream.api_key,
         "SPILLWAY_INFERENCE_URL": inference,
         "SPILLWAY_CACHE_URL": cache,
     }
-    for name in ("GATEWAY", "INFERENCE", "CACHE"):
+    for name in ("GATEWAY", "INFERENCE", "CACHE", "JOBS", "WORKER"):
         stages_s = {"DRAIN_DELAY_S": 0, "DRAIN_TIMEOUT_S": DRAIN_TIMEOUT_S, "FLUSH_TIMEOUT_S": FLUSH_TIMEOUT_S}
         environment |= {f"{name}_{stage}": str(limit_s) for stage, limit_s in stages_s.items()}
     if upstream.default_model:

@@ -19,11 +19,13 @@ DEFAULTS = {
     "valkey-cache": 6393,
     "simulator": 8090,
     "cache": 8082,
+    "jobs": 8083,
+    "worker": 8084,
     "inference": 8081,
     "gateway": 8080,
     "traces": 4318,
 }
-_OWN_VARIABLE = {"gateway", "inference", "cache", "simulator"}
+_OWN_VARIABLE = {"gateway", "inference", "cache", "jobs", "worker", "simulator"}
 _LAST_PORT = 65_535
 
 

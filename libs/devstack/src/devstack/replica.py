@@ -25,7 +25,7 @@ def run(service: str, port: int | None) -> NoReturn:
         stack[plan.UPSTREAM_KEY] = _upstream_key(stack)
     print(f"{service}: {plan.url(port)}", flush=True)
     environment = {**os.environ, **stack, f"{service.upper()}_PORT": str(port)}
-    os.execve(sys.executable, [sys.executable, "-m", service], environment)  # noqa: S606  # the service itself, no shell
+    os.execve(sys.executable, [sys.executable, "-m", plan.MODULES.get(service, service)], environment)  # noqa: S606  # the service itself, no shell
 
 
 def _upstream_key(stack: dict[str, str]) -> str:

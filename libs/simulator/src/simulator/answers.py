@@ -49,7 +49,7 @@ class Answer:
             "total_tokens": self.prompt_tokens + self.completion_tokens,
         }
 
-    def body(self) -> bytes:
+    def body(self, *, has_usage: bool = True) -> bytes:
         """The answer to a request that did not ask for a stream."""
         return orjson.dumps(
             self._head("chat.completion")
@@ -63,8 +63,8 @@ class Answer:
                     }
                     for index, choice in enumerate(self.choices)
                 ],
-                "usage": self.usage(),
             }
+            | ({"usage": self.usage()} if has_usage else {})
         )
 
     def events(self, *, include_usage: bool) -> list[bytes]:

@@ -121,18 +121,20 @@ class Simulator:
             tool=request.tool_call.name if request.tool_call else None,
         )
         if request.stream:
-            events = answer.events(include_usage=request.include_usage)
+            events = answer.events(include_usage=request.include_usage and behaviour.usage)
             await delivery.stream(exchange, events, behaviour, fault)
         else:
             await exchange.pause((answer.completion_tokens - 1) * behaviour.itl_ms / 1000)
-            await delivery.whole(exchange, answer.body(), behaviour, fault)
+            await delivery.whole(exchange, answer.body(has_usage=behaviour.usage), behaviour, fault)
 
     async def _embed(self, exchange: Exchange) -> None:
         body, number, _ = await self._admit(exchange)
         request = embeddings.read(body, self._settings.dimensions)
-        behaviour = directive.read(request.first_text, self._defaults)
+        behaviour = directive.read(request.script, self._defaults)
         fault = await delivery.begin(exchange, behaviour, number)
-        await delivery.whole(exchange, embeddings.body(request, body["model"]), behaviour, fault)
+        await delivery.whole(
+            exchange, embeddings.body(request, body["model"], has_usage=behaviour.usage), behaviour, fault
+        )
 
     async def _list_models(self, exchange: Exchange) -> None:
         self._check_key(exchange)

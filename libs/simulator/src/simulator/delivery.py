@@ -48,7 +48,7 @@ async def whole(exchange: Exchange, body: bytes, behaviour: Behaviour, fault: Ho
             await exchange.answer(200, _ERROR)
         case "garbage":
             await exchange.answer(200, _GARBAGE)
-        case "end":
+        case "end" | "done":
             await exchange.answer(200, kept)
         case "fin" | "rst" | "stall":
             await exchange.start(200, [(b"content-length", b"%d" % len(body))])
@@ -74,6 +74,8 @@ async def stream(exchange: Exchange, events: list[bytes], behaviour: Behaviour, 
             await exchange.write(b"data: " + _ERROR + b"\n\n")
         case "garbage":
             await exchange.write(_GARBAGE)
+        case "done":
+            await exchange.write(DONE)
         case "fin" | "rst" | "stall":
             await _break_off(exchange, fault)
     await exchange.end()

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from simulator.errors import InvalidRequest
 
-How = Literal["fin", "rst", "stall", "garbage", "end", "html", "error"]
+How = Literal["fin", "rst", "stall", "garbage", "end", "done", "html", "error"]
 _OPENING = re.compile(r"\[\[sim(?!\w)")
 _DIRECTIVE = re.compile(r"\[\[sim((?:\s[^\[\]]*)?)\]\]")
 
@@ -38,9 +38,12 @@ class Behaviour(BaseModel):
     cut_after: int | None = Field(default=None, ge=0, le=100_000)
     """Chunks of a stream that are sent before `how` happens; not streamed, 0 means after the headers and anything
     else after half of the body. Without it, `fin`, `rst` and `stall` happen before the status line."""
+    usage: bool = True
+    """Whether answers tell their usage, when they are asked for it."""
     how: How | None = None
     """fin: the connection is closed; rst: it is reset; stall: silence, until the client leaves; garbage: bytes that
-    are neither SSE nor JSON, then a normal end; end: a normal end, but the rest is missing; html: 200 with a page;
+    are neither SSE nor JSON, then a normal end; end: a normal end, but the rest is missing; done: the same behind
+    `[DONE]`; html: 200 with a page;
     error: 200 with an error object (in a stream: an error event). `cut_after` alone means fin."""
 
     def fault(self, attempt: int) -> How | None:
@@ -53,10 +56,15 @@ class Behaviour(BaseModel):
         return self.times is None or attempt <= self.times
 
 
+def is_in(text: str) -> bool:
+    return "[[sim" in text and _OPENING.search(text) is not None
+
+
 def read(text: str, defaults: Behaviour) -> Behaviour:
     """Read the directive in `text`, over `defaults`. Raises `InvalidRequest` that names what is wrong with it."""
-    if "[[sim" not in text or not (openings := _OPENING.findall(text)):
+    if not is_in(text):
         return defaults
+    openings = _OPENING.findall(text)
     found = _DIRECTIVE.findall(text)
     if len(found) != 1 or len(openings) != 1:
         raise _bad("the prompt must hold exactly one, as in [[sim key=value key=value]]")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from simulator import tokens
+from simulator import directive, tokens
 from simulator.answers import FINGERPRINT
 from simulator.errors import InvalidRequest
 
@@ -28,8 +28,8 @@ class EmbeddingsRequest:
     inputs: list[bytes]
     """What is hashed for each vector."""
     prompt_tokens: int
-    first_text: str
-    """The first input if it is text: where a directive is looked for."""
+    script: str
+    """The first input that holds a directive, wherever it is: one request may be several that somebody has joined."""
     dimensions: int
     is_base64: bool
 
@@ -48,14 +48,15 @@ def read(body: Mapping[str, Any], default_dimensions: int) -> EmbeddingsRequest:
     return EmbeddingsRequest(
         inputs=[item.encode() if isinstance(item, str) else orjson.dumps(item) for item in inputs],
         prompt_tokens=sum(tokens.count(item) if isinstance(item, str) else len(item) for item in inputs),
-        first_text=inputs[0] if isinstance(inputs[0], str) else "",
+        script=next((item for item in inputs if isinstance(item, str) and directive.is_in(item)), ""),
         dimensions=dimensions,
         is_base64=encoding == "base64",
     )
 
 
-def body(request: EmbeddingsRequest, model: str) -> bytes:
+def body(request: EmbeddingsRequest, model: str, *, has_usage: bool = True) -> bytes:
     vectors = [vector(item, request.dimensions) for item in request.inputs]
+    usage = {"prompt_tokens": request.prompt_tokens, "total_tokens": request.prompt_tokens}
     return orjson.dumps(
         {
             "object": "list",
@@ -68,9 +69,9 @@ def body(request: EmbeddingsRequest, model: str) -> bytes:
                 for index, floats in enumerate(vectors)
             ],
             "model": model,
-            "usage": {"prompt_tokens": request.prompt_tokens, "total_tokens": request.prompt_tokens},
             "system_fingerprint": FINGERPRINT,
         }
+        | ({"usage": usage} if has_usage else {})
     )
 
 

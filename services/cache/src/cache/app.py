@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from cache.bells import Bells
 from cache.dependencies import State
 from cache.entries import Entries
-from cache.routes import entries
+from cache.flights import Flights
+from cache.inventory import Inventory
+from cache.routes import entries, flights, inventory, lookups
 from cache.settings import Settings
 from common import telemetry
 from common.health import Health
@@ -37,12 +40,19 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             store: Redis = connect(settings.store_url.get_secret_value())
             stack.push_async_callback(store.aclose)
             health.add_shared("cache_store", lambda: is_reachable(store))
+            bells = Bells(store)
+            await stack.enter_async_context(bells.listening())
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
+            kept = Entries(store)
             yield State(
                 settings=settings,
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "cache"),
-                entries=Entries(store),
+                entries=kept,
+                flights=Flights(store, kept),
+                bells=bells,
+                inventory=Inventory(store),
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    return frame("cache", lifespan=lifespan, health=health, routers=[entries.router], tracer_provider=provider)
+    routers = [lookups.router, entries.lean, entries.router, flights.router, inventory.router]
+    return frame("cache", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider)

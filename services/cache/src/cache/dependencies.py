@@ -1,4 +1,4 @@
-"""What a route may ask for: the entries, and the tenant on whose behalf the platform calls."""
+"""What a route may ask for: the entries, the flights, and the tenant on whose behalf the platform calls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Annotated, TypedDict, cast
 
 from fastapi import Depends, Request
 
+from cache.bells import Bells
 from cache.entries import Entries
+from cache.flights import Flights
+from cache.inventory import Inventory
 from cache.settings import Settings
 from common.identity import HopIdentity, HopVerifier
 
@@ -15,6 +18,9 @@ class State(TypedDict):
     settings: Settings
     verifier: HopVerifier
     entries: Entries
+    flights: Flights
+    bells: Bells
+    inventory: Inventory
 
 
 def state_of(request: Request) -> State:

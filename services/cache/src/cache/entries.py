@@ -1,4 +1,4 @@
-"""Entries in the *cache* store: `v1:entry:{tenant}:{fingerprint}`, a time of storing and opaque bytes, with a TTL.
+"""Entries in the *cache* store: a time of storing and opaque bytes, with a life.
 
 The tenant in the name comes from the caller's verified token, so one tenant's fingerprint never names another's entry.
 """
@@ -8,17 +8,18 @@ from __future__ import annotations
 import struct
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from redis.exceptions import RedisError
-
-from cache.errors import StoreUnavailable
+from cache import names, scripts
+from cache.errors import store_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from redis.asyncio import Redis
 
+ENDED_STAYS_MS = 5_000
+"""How long an ended flight can be read by those who are slow to learn of its end."""
 _STORED_AT = struct.Struct(">d")
 
 
@@ -29,36 +30,46 @@ class Entry:
 
 
 class Entries:
+    """Every method raises `StoreUnavailable`."""
+
     def __init__(self, store: Redis, *, wall_clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._wall_clock = wall_clock
+        self._put = scripts.load(store, "put")
 
     async def get(self, tenant: str, fingerprint: str) -> Entry | None:
-        """Raises `StoreUnavailable`."""
-        try:
-            data = cast("bytes | None", await self._store.get(_name(tenant, fingerprint)))
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable from error
+        with store_errors():
+            return self.read(cast("bytes | None", await self._store.get(names.entry(tenant, fingerprint))))
+
+    async def get_many(self, tenant: str, fingerprints: Sequence[str]) -> list[Entry | None]:
+        with store_errors():
+            found: list[Any] = await self._store.mget(
+                [names.entry(tenant, fingerprint) for fingerprint in fingerprints]
+            )
+        return [self.read(data) for data in found]
+
+    async def put(self, tenant: str, fingerprint: str, value: bytes, *, ttl_s: int, flight: str = "") -> None:
+        """Store it; `flight` names the one that its writer led, which ends with this."""
+        keys = [names.entry(tenant, fingerprint), *names.flight(tenant, fingerprint, flight), names.counters(tenant)]
+        with store_errors():
+            await self._put(keys, [_STORED_AT.pack(self._wall_clock()) + value, ttl_s, flight, ENDED_STAYS_MS])
+
+    async def put_many(self, tenant: str, values: Sequence[tuple[str, bytes]], *, ttl_s: int) -> None:
+        stored_at = _STORED_AT.pack(self._wall_clock())
+        with store_errors():
+            async with self._store.pipeline(transaction=False) as pipeline:
+                for fingerprint, value in values:
+                    pipeline.set(names.entry(tenant, fingerprint), stored_at + value, ex=ttl_s)
+                pipeline.hincrby(names.counters(tenant), "stored", len(values))
+                await pipeline.execute()
+
+    async def delete(self, tenant: str, fingerprint: str) -> bool:
+        """Whether there was one."""
+        with store_errors():
+            return bool(await self._store.delete(names.entry(tenant, fingerprint)))
+
+    def read(self, data: bytes | None) -> Entry | None:
         if data is None or len(data) < _STORED_AT.size:
             return None
         (stored_at,) = _STORED_AT.unpack_from(data)
         return Entry(data[_STORED_AT.size :], max(0, int(self._wall_clock() - stored_at)))
-
-    async def put(self, tenant: str, fingerprint: str, value: bytes, *, ttl_s: int) -> None:
-        """Raises `StoreUnavailable`."""
-        data = _STORED_AT.pack(self._wall_clock()) + value
-        try:
-            await self._store.set(_name(tenant, fingerprint), data, ex=ttl_s)
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable from error
-
-    async def delete(self, tenant: str, fingerprint: str) -> bool:
-        """Whether there was one. Raises `StoreUnavailable`."""
-        try:
-            return bool(await self._store.delete(_name(tenant, fingerprint)))
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreUnavailable from error
-
-
-def _name(tenant: str, fingerprint: str) -> str:
-    return f"v1:entry:{{{tenant}}}:{fingerprint}"

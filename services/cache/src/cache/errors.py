@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+
 from common.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class StoreUnavailable(Unavailable):
@@ -10,3 +18,12 @@ class StoreUnavailable(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The cache's store does not answer.")
+
+
+@contextlib.contextmanager
+def store_errors() -> Iterator[None]:
+    """Whatever is wrong with the store is one error: `StoreUnavailable`."""
+    try:
+        yield
+    except (RedisError, OSError, TimeoutError) as error:
+        raise StoreUnavailable from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import Secret, ServiceSettings
+from common.settings import HopSecret, ServiceSettings
 
 
 class Settings(ServiceSettings):
@@ -14,8 +14,10 @@ class Settings(ServiceSettings):
     port: int = Field(default=8082, ge=1, le=65_535)
     store_url: SecretStr
     """The *cache* store, which may forget anything at any time."""
-    hop_secret: Secret
-    hop_secret_previous: Secret | None = None
+    hop_secret: HopSecret
+    hop_secret_previous: HopSecret | None = None
     max_entry_bytes: int = Field(default=512 * 1024, ge=1024, le=32 * 1024 * 1024)
     """Of a sealed entry; the gateway decides what is worth keeping, this only bounds it."""
+    max_batch_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    """Of several entries in one call: those of one request for embeddings."""
     max_ttl_s: int = Field(default=30 * 86_400, ge=1)

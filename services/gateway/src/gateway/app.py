@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING
-
-import httpx2
 
 from common import telemetry
 from common.health import Health
 from common.http_client import create_client
-from common.identity import HopSigner
+from common.http_guard import Door
+from common.identity import HopSigner, HopVerifier
+from common.overload.gate import watching
+from common.overload.memory import memory_gauge
+from common.overload.shedder import Shedder
 from common.server import draining
 from common.service import frame
-from common.settings import load, revealed
+from common.settings import BadSettingsError, load, revealed
 from common.stores import connect, is_reachable
+from gateway.admission.turnstile import Turnstile
 from gateway.authentication import Authenticator
-from gateway.cache_client import CacheClient
-from gateway.completions import Completions
+from gateway.caching import open_completions
+from gateway.catalogue import ModelCatalogue
 from gateway.dependencies import State
+from gateway.failed_logins import FailedLogins
 from gateway.governor import Governor
+from gateway.idempotency.opening import open_keyed_requests
 from gateway.inference_client import InferenceClient
-from gateway.key_store import fetch_key
-from gateway.routes import admin, generate, openai
-from gateway.sealing import Sealer
+from gateway.jobs_client import JobsClient
+from gateway.key_directory import KeyDirectory
+from gateway.key_reading import KeyReader
+from gateway.key_upkeep import KeyUpkeep
+from gateway.keys_file import BadKeysFileError, DeclaredKeys
+from gateway.limits.opening import open_limits
+from gateway.replays import ReplayAuthenticator, is_workers
+from gateway.routes import admin, admin_cache, admin_tenants, admin_usage, generate, jobs, openai
 from gateway.settings import Settings
+from gateway.store_breaker import StoreBreaker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,11 +46,23 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 
+ADMIN = (admin.router, admin_tenants.router, admin_cache.router, admin_usage.router)
+
+
 def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
     """Build the service. Nothing is opened before its lifespan; stores and services may come later than it."""
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("gateway")
     health = Health()
+    shedder = Shedder(
+        max_requests=settings.max_requests,
+        max_body_bytes=settings.max_body_bytes_in_flight,
+        max_lag_s=settings.max_lag_s,
+    )
+    turnstile = Turnstile(settings.max_concurrency)
+    turnstile.is_batch_shed = lambda: shedder.is_batch_shed
+    declared = _declared(settings)
+    workers = _verifier_of_workers(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -46,52 +70,110 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             store: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(store.aclose)
             health.add_shared("state_store", lambda: is_reachable(store))
-            state = await _open(stack, settings, store, provider)
+            state = await _open(stack, settings, store, provider, health=health, turnstile=turnstile, declared=declared)
+            state["jobs"] = await _open_jobs(stack, settings, provider)
+            if workers is not None:
+                state["replays"] = ReplayAuthenticator(workers, state["directory"].look_up)
+            await stack.enter_async_context(watching(shedder, memory_gauge(settings.memory_limit_bytes)))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    routers = [generate.router, openai.router, *([admin.router] if settings.admin_key is not None else [])]
-    return frame("gateway", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, edge=True)
-
-
-async def _open(
-    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, provider: TracerProvider | None
-) -> State:
-    sealer = Sealer(settings.seal_secret.get_secret_value())
-    cache = CacheClient(
-        await stack.enter_async_context(
-            create_client(
-                base_url=settings.cache_url,
-                # Of every step of a put. A get has one budget for the whole; a tighter one for connecting would fail
-                # in every burst that opens connections, and five failures put the cache at rest.
-                timeout=httpx2.Timeout(settings.cache_put_timeout_s),
-                tracer_provider=provider,
-            )
-        ),
-        HopSigner(settings.cache_hop_secret.get_secret_value(), "cache"),
-        sealer,
-        timeout_s=settings.cache_timeout_s,
-        put_queue=settings.cache_put_queue,
+    routers = [generate.router, openai.router, *(ADMIN if settings.admin_key is not None else ())]
+    if settings.jobs_hop_secret is not None:
+        routers += [jobs.router, *([jobs.admin_router] if settings.admin_key is not None else [])]
+    return frame(
+        "gateway",
+        lifespan=lifespan,
+        health=health,
+        routers=routers,
+        tracer_provider=provider,
+        edge=True,
+        is_ours=None if workers is None else functools.partial(is_workers, workers),
+        shedder=shedder,
     )
-    await stack.enter_async_context(cache.writing(settings.cache_put_timeout_s))
+
+
+def _verifier_of_workers(settings: Settings) -> HopVerifier | None:
+    secrets = revealed(settings.hop_secret, settings.hop_secret_previous)
+    return HopVerifier(secrets, "gateway") if secrets else None
+
+
+async def _open_jobs(
+    stack: contextlib.AsyncExitStack, settings: Settings, provider: TracerProvider | None
+) -> JobsClient | None:
+    if settings.jobs_hop_secret is None:
+        return None
+    client = await stack.enter_async_context(create_client(base_url=settings.jobs_url, tracer_provider=provider))
+    return JobsClient(client, HopSigner(settings.jobs_hop_secret.get_secret_value(), "jobs"))
+
+
+async def _open(  # noqa: PLR0913  # here the parts meet
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    store: Redis,
+    provider: TracerProvider | None,
+    *,
+    health: Health,
+    turnstile: Turnstile,
+    declared: DeclaredKeys,
+) -> State:
+    signer = HopSigner(settings.inference_hop_secret.get_secret_value(), "inference")
     inference = InferenceClient(
         await stack.enter_async_context(create_client(base_url=settings.inference_url, tracer_provider=provider)),
-        HopSigner(settings.inference_hop_secret.get_secret_value(), "inference"),
+        signer,
+        turnstile,
     )
+    # Untraced: nobody's request asks for it.
+    catalogue = ModelCatalogue(await stack.enter_async_context(create_client(base_url=settings.inference_url)), signer)
+    await stack.enter_async_context(catalogue.kept_fresh())
+    limits_url = None if settings.limits_url is None else settings.limits_url.get_secret_value()
+    limiter = await open_limits(
+        stack, limits_url, replicas=settings.expected_replicas, catalogue=catalogue, health=health
+    )
+    directory, authenticator = await _open_keys(stack, settings, store, declared)
     return State(
         settings=settings,
         store=store,
-        authenticator=Authenticator(
-            lambda kid: fetch_key(store, kid), revealed(settings.key_pepper, settings.key_pepper_previous)
-        ),
+        authenticator=authenticator,
+        directory=directory,
+        declared=declared,
+        failed_logins=authenticator.failed_logins,
         inference=inference,
-        completions=Completions(
-            cache,
-            inference,
-            fingerprint_key=sealer.fingerprint_key,
-            entry_ttl_s=settings.entry_ttl_s,
-            max_entry_bytes=settings.max_entry_bytes,
-        ),
-        governor=Governor(),
+        completions=await open_completions(stack, settings, inference, provider, revision=lambda: catalogue.revision),
+        governor=Governor(await open_keyed_requests(stack, settings, store), limiter),
+        ledger=limiter.ledger,
+        jobs=None,
+        replays=None,
+    )
+
+
+async def _open_keys(
+    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, declared: DeclaredKeys
+) -> tuple[KeyDirectory, Authenticator]:
+    breaker = StoreBreaker(lambda: is_reachable(store))
+    stack.push_async_callback(breaker.close)
+    reader = KeyReader(store, declared)
+    directory = KeyDirectory(reader.one, breaker)
+    upkeep = KeyUpkeep(store, directory, breaker, reader.many)
+    await stack.enter_async_context(upkeep.working())
+    await stack.enter_async_context(declared.watched(directory.forget_all))
+    peppers = revealed(settings.key_pepper, settings.key_pepper_previous)
+    failed_logins = FailedLogins(settings.failed_logins_per_minute)
+    return directory, Authenticator(directory, failed_logins, peppers, note_used=upkeep.note_used)
+
+
+def _declared(settings: Settings) -> DeclaredKeys:
+    try:
+        return DeclaredKeys(settings.keys_file)
+    except BadKeysFileError as error:
+        raise BadSettingsError(f"GATEWAY_KEYS_FILE: {error}") from None
+
+
+def door_of(settings: Settings) -> Door:
+    return Door(
+        is_edge=True,
+        trusted_proxies=settings.trusted_proxies,
+        connections_per_address=settings.connections_per_address,
+        body_timeout_s=settings.body_timeout_s + 5,  # the application's own limit comes first: it says more
     )

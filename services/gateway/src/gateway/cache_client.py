@@ -1,166 +1,232 @@
-"""Asks the cache service for sealed answers and gives it new ones. Every fault of it is a miss, within its budget."""
+"""Asks the cache service for sealed answers. Every fault of it is a miss, within its budget."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import httpx2
-from opentelemetry import context as otel_context
+import orjson
 
-from common import wire
+from common import framing, wire
+from common.errors import InvalidRequest
+from gateway.hot_entries import Hit
 from gateway.sealing import SealBrokenError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from opentelemetry.context import Context
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from typing import Any
 
     from common.identity import HopIdentity, HopSigner
+    from gateway.cache_breaker import CacheBreaker
     from gateway.sealing import Sealer
 
 logger = logging.getLogger(__name__)
 
-REST_AFTER_FAULTS = 5
-"""Faults in a row after which the cache is not asked for a while."""
-REST_S = 2.0
-WRITERS = 4
 GRACE_TURNS = 8
-"""Of the event loop, after a get's time is up: see `_budget`."""
+"""Of the event loop, after a look-up's time is up: see `_budget`."""
+MOST_AT_ONCE = 256
+"""Entries of one batch; the cache service takes no more."""
 _OK = 200
-_FOUND_NOTHING = 404
+_NOBODY = "0" * 64
+_AGE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
-    value: bytes
-    age_s: int
+class Lead:
+    """Nobody has it: fetch it, others wait for you."""
+
+    flight: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Put:
-    fingerprint: str
-    sealed: bytes
-    ttl_s: int
-    identity: HopIdentity
-    context: Context
-    """The trace of the request whose answer this is: its store joins it, sampled or not."""
+class Follow:
+    """Somebody fetches it: wait for it, as `follower`."""
+
+    flight: str
+    follower: str
+
+
+Found = Hit | Lead | Follow | None
+"""None: the cache cannot help; whoever asked is on its own."""
 
 
 class CacheClient:
-    """The cache service as the gateway sees it: `get` within `timeout_s`, `put` in the background.
+    """The cache service as the gateway sees it: every question is answered within `timeout_s`, or by None.
 
-    After five faults in a row it is left alone for two seconds, so that a frozen cache costs few requests their 50 ms.
+    `forget_flight` is told of a lease that may have been granted by an answer that came too late to be used.
     """
 
-    def __init__(  # noqa: PLR0913  # three parts and three bounds, all named
+    def __init__(  # four parts and a bound, all named
         self,
         client: httpx2.AsyncClient,
         signer: HopSigner,
         sealer: Sealer,
+        breaker: CacheBreaker,
         *,
         timeout_s: float,
-        put_queue: int,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client = client
-        self._entries_url = str(client.build_request("GET", "/v1/entries/").url)
+        # Absolute: to join a relative one costs httpx2 two more parses, 30 us.
+        self.base_url = str(client.build_request("GET", "/v1/").url)
+        self._lookup_url = client.build_request("POST", "/v1/lookups").url
+        self._batch_url = client.build_request("POST", "/v1/lookups/batch").url
         self._signer = signer
         self._sealer = sealer
         self._timeout_s = timeout_s
-        self._clock = clock
-        self._faults = 0
-        self._rests_until = 0.0
-        self._puts: asyncio.Queue[_Put] = asyncio.Queue(put_queue)
-        self.dropped_puts = 0
+        self._probe: asyncio.Task[None] | None = None
+        self.breaker = breaker
+        self.broken_seals = 0
+        """An alarm: something else than what was sealed for this tenant and request came back."""
+        self.forget_flight: Callable[[str, str, HopIdentity], object] = lambda *_: None
 
-    async def get(self, fingerprint: str, *, identity: HopIdentity, request_id: str) -> Hit | None:
-        """Return the opened entry, or None: not there, not to be had in time, or not ours."""
-        if self._clock() < self._rests_until:
+    async def look_up(  # noqa: PLR0913  # all by keyword
+        self,
+        name: str,
+        *,
+        identity: HopIdentity,
+        request_id: str,
+        joins: bool = True,
+        failed_id: str = "",
+        max_age_s: float | None = None,
+    ) -> Found:
+        """A hit, a lead or a follow; only a hit or None if the caller does not join a flight."""
+        if self._rests(identity):
             return None
+        own_id = uuid4().hex if joins else ""
+        asked: dict[str, Any] = {"fingerprint": name, "own_id": own_id or None, "failed_id": failed_id or None}
+        if max_age_s is not None:
+            asked["max_age_s"] = max_age_s
         try:
             async with _budget(self._timeout_s):
-                response = await self._client.get(self._url(fingerprint), headers=self._headers(identity, request_id))
-            if response.status_code == _FOUND_NOTHING:
-                self._faults = 0
-                return None
-            if response.status_code != _OK:
-                self._fault(f"status {response.status_code}")
-                return None
-            value = self._sealer.open(response.content, tenant=identity.tenant, fingerprint=fingerprint)
-            hit = Hit(value, max(int(response.headers.get("age", "0")), 0))
+                response = await self._client.post(
+                    self._lookup_url, content=orjson.dumps(asked), headers=self.headers(identity, request_id)
+                )
+            found = self._read(response, name, own_id, identity)
         except (httpx2.HTTPError, TimeoutError, ValueError) as error:
-            self._fault(type(error).__name__)
-            return None
+            self.breaker.fault(type(error).__name__)
         except SealBrokenError:
-            logger.warning("cache_entry_did_not_open", extra={"request_id": request_id})
+            self._alarm(request_id)
+        except asyncio.CancelledError:
+            if own_id:
+                self.forget_flight(name, own_id, identity)
+            raise
+        else:
+            self.breaker.success()
+            return found
+        if own_id:
+            self.forget_flight(name, own_id, identity)
+        return None
+
+    async def get_many(
+        self, names: Sequence[str], *, identity: HopIdentity, request_id: str, max_age_s: float | None = None
+    ) -> list[Hit | None]:
+        """Those of up to 256 entries that are there; the others are None, all of them when the cache is away."""
+        nothing: list[Hit | None] = [None] * len(names)
+        if self._rests(identity):
+            return nothing
+        try:
+            async with _budget(self._timeout_s):
+                response = await self._client.post(
+                    self._batch_url,
+                    content=orjson.dumps({"fingerprints": names, "max_age_s": max_age_s}),
+                    headers=self.headers(identity, request_id),
+                )
+            opened = self._read_many(response, names, identity)
+        except (httpx2.HTTPError, TimeoutError, ValueError, InvalidRequest) as error:
+            self.breaker.fault(type(error).__name__)
+            return nothing
+        except SealBrokenError:
+            self._alarm(request_id)
+            return nothing
+        self.breaker.success()
+        return opened
+
+    async def tell(  # noqa: PLR0913  # all but the first two by keyword
+        self,
+        method: str,
+        path: str,
+        *,
+        identity: HopIdentity,
+        timeout_s: float,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx2.Response | None:
+        """Do something else there, not on a caller's time; None: it did not work, and the breaker knows."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._client.request(
+                    method, self.base_url + path, content=content,
+                    headers=self.headers(identity, "") | dict(headers or {}), timeout=timeout_s,
+                )  # fmt: skip
+        except (httpx2.HTTPError, TimeoutError) as error:
+            self.breaker.fault(type(error).__name__)
             return None
-        self._faults = 0
-        return hit
+        if response.is_server_error:
+            self.breaker.fault(f"status {response.status_code}")
+            return None
+        return response
 
-    def put(self, fingerprint: str, value: bytes, *, identity: HopIdentity, ttl_s: int) -> None:
-        """Store an answer later; drop it (and count) when too many wait already."""
-        sealed = self._sealer.seal(value, tenant=identity.tenant, fingerprint=fingerprint)
+    def headers(self, identity: HopIdentity, request_id: str) -> dict[str, str]:
+        headers = {"authorization": self._signer.authorization(identity)}
+        if request_id:
+            headers[wire.REQUEST_ID] = request_id
+        return headers
+
+    def _read(self, response: httpx2.Response, name: str, own_id: str, identity: HopIdentity) -> Found:
+        """Raises `ValueError` for what no cache service says, and `SealBrokenError`."""
+        if response.status_code != _OK:
+            raise ValueError(f"status {response.status_code}")
+        match response.headers.get(wire.LOOKUP):
+            case "hit":
+                value = self._sealer.open(response.content, tenant=identity.tenant, place=name)
+                return Hit(value, max(int(response.headers.get("age", "0")), 0))
+            case "lead" if own_id and response.headers.get(wire.FLIGHT) == own_id:
+                return Lead(own_id)
+            case "follow" if own_id:
+                return Follow(response.headers[wire.FLIGHT], own_id)
+            case "none":
+                return None
+        raise ValueError("unknown answer")
+
+    def _read_many(self, response: httpx2.Response, names: Sequence[str], identity: HopIdentity) -> list[Hit | None]:
+        """Raises as above, and `InvalidRequest` for frames that are cut."""
+        if response.status_code != _OK:
+            raise ValueError(f"status {response.status_code}")
+        frames = zip(framing.unpack(response.content), names, strict=True)
+        return [self._opened(frame, name, identity) if frame else None for frame, name in frames]
+
+    def _opened(self, frame: bytes, name: str, identity: HopIdentity) -> Hit:
+        value = self._sealer.open(frame[_AGE_BYTES:], tenant=identity.tenant, place=name)
+        return Hit(value, int.from_bytes(frame[:_AGE_BYTES], "big"))
+
+    def _alarm(self, request_id: str) -> None:
+        self.broken_seals += 1
+        self.breaker.fault("seal")
+        logger.warning("cache_entry_did_not_open", extra={"request_id": request_id})
+
+    def _rests(self, identity: HopIdentity) -> bool:
+        if not self.breaker.is_open:
+            return False
+        if self.breaker.wants_probe():
+            self._probe = asyncio.create_task(self._ask_again(identity))
+        return True
+
+    async def _ask_again(self, identity: HopIdentity) -> None:
+        """Look for what nobody stores; no caller waits for the answer."""
         try:
-            self._puts.put_nowait(_Put(fingerprint, sealed, ttl_s, identity, otel_context.get_current()))
-        except asyncio.QueueFull:
-            self.dropped_puts += 1
-
-    @contextlib.asynccontextmanager
-    async def writing(self, timeout_s: float) -> AsyncIterator[None]:
-        """Run the background writers within the body; what waits at the end gets `timeout_s` to leave."""
-        writers = [asyncio.create_task(self._write(timeout_s)) for _ in range(WRITERS)]
-        try:
-            yield
-        finally:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout_s):
-                    await self._puts.join()
-            for writer in writers:
-                writer.cancel()
-            await asyncio.gather(*writers, return_exceptions=True)
-
-    async def _write(self, timeout_s: float) -> None:
-        while True:
-            entry = await self._puts.get()
-            token = otel_context.attach(entry.context)
-            try:
-                async with asyncio.timeout(timeout_s):
-                    response = await self._client.put(
-                        self._url(entry.fingerprint),
-                        content=entry.sealed,
-                        headers=self._headers(entry.identity, "") | {wire.ENTRY_TTL_S: str(entry.ttl_s)},
-                    )
-                if response.is_server_error:
-                    self._fault(f"status {response.status_code}")
-                elif response.is_error:  # this entry's fault, not the cache's
-                    logger.warning("cache_put_refused", extra={"status": response.status_code})
-            except (httpx2.HTTPError, TimeoutError) as error:
-                self._fault(type(error).__name__)
-            except Exception as error:  # a background loop has to outlive whatever one entry does to it
-                logger.exception("cache_put_failed", extra={"error_type": type(error).__name__})
-            finally:
-                otel_context.detach(token)
-                self._puts.task_done()
-
-    def _url(self, fingerprint: str) -> str:
-        return self._entries_url + fingerprint  # absolute: to join a relative one costs httpx2 two more parses, 30 us
-
-    def _headers(self, identity: HopIdentity, request_id: str) -> dict[str, str]:
-        headers = {"authorization": self._signer.authorization(identity), "content-type": wire.OCTETS}
-        return headers | {wire.REQUEST_ID: request_id} if request_id else headers
-
-    def _fault(self, why: str) -> None:
-        self._faults += 1
-        if self._faults >= REST_AFTER_FAULTS:
-            if self._clock() >= self._rests_until:
-                logger.warning("cache_unavailable", extra={"reason": why, "rest_s": REST_S})
-            self._rests_until = self._clock() + REST_S
-            self._faults = REST_AFTER_FAULTS - 1  # one more fault after the rest, and it rests again
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._client.post(
+                    self._lookup_url, content=orjson.dumps({"fingerprint": _NOBODY}), headers=self.headers(identity, "")
+                )
+        except (httpx2.HTTPError, TimeoutError):
+            return
+        if response.status_code == _OK and response.headers.get(wire.LOOKUP) == "none":
+            self.breaker.success()
 
 
 @contextlib.asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from gateway.reservation import Reservation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from starlette.types import Message, Receive
 
     from common.deadline import Deadline
     from common.identity import HopIdentity
@@ -39,6 +42,12 @@ class Timings:
         return ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in stages)
 
 
+async def _silent() -> Message:
+    """A client that never leaves."""
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     caller: Caller
@@ -64,6 +73,10 @@ class Call:
     ending: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     """Unwound once the answer is over, whatever ended it; shielded from cancellation."""
     reservation: Reservation = field(default_factory=Reservation)
+    route: str = ""
+    """The path that was asked for."""
+    receive: Receive = _silent
+    """Says when the client has left (ASGI); its request has been read."""
 
     @property
     def model(self) -> str:

@@ -4,20 +4,42 @@ header `x-spillway-decision`, as attributes of the server span, as fields of the
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
 HEADER = "x-spillway-decision"
 
 
 class Decision:
-    """Short `key=value` pairs in the order in which they were decided; a later value of a key replaces the earlier."""
+    """Short `key=value` pairs in the order in which they were decided; a later value of a key replaces the earlier.
 
-    __slots__ = ("facts",)
+    What is decided after an answer's head has gone is only in the span and the log line. `headers` go with whatever
+    answer there will be.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_headers", "facts")
+
+    def __init__(self, headers: MutableMapping[str, str] | None = None) -> None:
+        self._headers = headers
         self.facts: dict[str, str] = {}
 
     def note(self, key: str, value: object) -> None:
         """`key` and `value` are words of ours: nothing that a caller sent."""
         self.facts[key] = str(value)
+        if self._headers is not None:
+            self._headers[HEADER] = self.header()
 
     def header(self) -> str:
         return "; ".join(f"{key}={value}" for key, value in self.facts.items())
+
+    def record(self, log: MutableMapping[str, Any]) -> None:
+        """Write the account into the log line's fields and onto the current span; once, at the request's end."""
+        if self.facts:
+            log["decision"] = self.facts
+        span = trace.get_current_span()
+        if span.is_recording():
+            span.set_attributes({f"spillway.decision.{key}": value for key, value in self.facts.items()})

@@ -18,19 +18,29 @@ from common.deadline import Deadline, positive_number
 from common.errors import (
     BodyTimeout,
     ClientGone,
+    InvalidRequest,
     PayloadTooLarge,
     PermissionDenied,
     Unauthenticated,
     UnsupportedMediaType,
 )
-from common.identity import HopIdentity
+from common.identity import HopIdentity, Priority
+from common.settings import revealed
+from gateway.audit import Actor
 from gateway.authentication import Authenticator, Caller, bearer
 from gateway.call import Call, Timings
 from gateway.completions import Completions
 from gateway.decision import Decision
+from gateway.failed_logins import FailedLogins
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
+from gateway.jobs_client import JobsClient
+from gateway.key_directory import KeyDirectory
 from gateway.keys import ApiKey
+from gateway.keys_file import DeclaredKeys
+from gateway.limits.ledger import Ledger
+from gateway.replays import ReplayAuthenticator, is_hop_token
+from gateway.requests import refuse_denied
 from gateway.settings import Settings
 from gateway.strict_json import parse_object, render
 
@@ -44,9 +54,16 @@ class State(TypedDict):
     settings: Settings
     store: Redis
     authenticator: Authenticator
+    directory: KeyDirectory
+    declared: DeclaredKeys
+    failed_logins: FailedLogins
     inference: InferenceClient
     completions: Completions
     governor: Governor
+    ledger: Ledger
+    jobs: JobsClient | None
+    """None: this gateway has no jobs."""
+    replays: ReplayAuthenticator | None
 
 
 def state_of(request: Request) -> State:
@@ -58,8 +75,12 @@ async def authenticated(request: Request) -> Caller:
     started = time.perf_counter()
     scope_state = request.scope["state"]
     timings = scope_state["timings"] = Timings()
-    scope_state["decision"] = Decision()
-    caller = await state_of(request)["authenticator"].authenticate(request.headers.get("authorization"))
+    scope_state["decision"] = Decision(scope_state["headers"])
+    authorization, replays = request.headers.get("authorization"), state_of(request)["replays"]
+    if replays is not None and is_hop_token(authorization):
+        caller = await replays.authenticate(authorization)
+    else:
+        caller = await state_of(request)["authenticator"].authenticate(authorization, address_of(request))
     timings.record("auth", started)
     span = trace.get_current_span()
     if span.is_recording():
@@ -72,20 +93,32 @@ async def authenticated(request: Request) -> Caller:
 AuthenticatedCaller = Annotated[Caller, Depends(authenticated)]
 
 
-async def administrator(request: Request) -> None:
-    """Refuse everybody but the holder of the admin key; an API key is told that it is the wrong class of key."""
-    admin_key = state_of(request)["settings"].admin_key
+def address_of(request: Request) -> str | None:
+    """Where the client is; behind a trusted proxy, where that says it is."""
+    return request.client.host if request.client else None
+
+
+async def administrator(request: Request) -> Actor:
+    """Refuse everybody but the holder of an admin key; an API key is told that it is the wrong class of key."""
+    settings = state_of(request)["settings"]
     text = bearer(request.headers.get("authorization"))
-    if admin_key is not None and hmac.compare_digest(text.encode(), admin_key.get_secret_value().encode()):
-        return
+    for admin_key in revealed(settings.admin_key, settings.admin_key_previous):
+        if hmac.compare_digest(text.encode(), admin_key.encode()):
+            return Actor.of(admin_key, request.scope["state"]["request_id"])
+    failed_logins = state_of(request)["failed_logins"]
+    failed_logins.check(address_of(request))
     if ApiKey.parse(text) is not None:
         raise PermissionDenied("An API key cannot administer the platform.")
+    failed_logins.note(address_of(request))
     raise Unauthenticated("The admin key is missing or not valid.")
+
+
+Administrator = Annotated[Actor, Depends(administrator)]
 
 
 async def acceptable_content(request: Request) -> None:  # async: FastAPI runs a plain function in a thread
     """Refuse what need not be read: wrong type, encoded, or announced as too large."""
-    if request.method not in ("POST", "PATCH"):
+    if request.method not in ("POST", "PATCH", "PUT"):
         return
     headers = request.headers
     if headers.get("content-type", "").partition(";")[0].strip().lower() != wire.JSON:
@@ -119,6 +152,15 @@ async def read_body(request: Request) -> dict[str, Any]:
 JsonBody = Annotated[dict[str, Any], Depends(read_body)]
 
 
+async def judged_body(request: Request, body: JsonBody) -> dict[str, Any]:  # async: as above
+    """The body of a request to a model, without a field that no client may set."""
+    refuse_denied(body, state_of(request)["settings"].denied_fields)
+    return body
+
+
+ModelBody = Annotated[dict[str, Any], Depends(judged_body)]
+
+
 def _too_large(settings: Settings) -> PayloadTooLarge:
     return PayloadTooLarge(f"The request body is larger than {settings.max_body_bytes} bytes.")
 
@@ -150,14 +192,19 @@ class CallFactory:
             answer_headers=scope_state["headers"],
             decision=scope_state["decision"],
             ending=scope_state["ending"],
+            route=self.request.scope["path"],
+            receive=self.request.receive,
         )
 
     def identity(self) -> HopIdentity:
-        return HopIdentity(self.caller.tenant, self.caller.key_id)
+        ceiling = self.caller.policy.priority
+        return HopIdentity(self.caller.tenant, self.caller.key_id, _priority(self.request.headers, ceiling))
 
     def deadline(self, *, is_stream: bool = False) -> Deadline:
         settings = state_of(self.request)["settings"]
-        return Deadline.after(_patience_s(self.request.headers, settings, is_stream=is_stream))
+        patience_s = _patience_s(self.request.headers, settings, is_stream=is_stream)
+        # The caller waits since the request arrived, not since its body was read.
+        return Deadline(self.request.scope["state"]["arrived_at"] + patience_s)
 
 
 async def call_factory(request: Request, caller: AuthenticatedCaller) -> CallFactory:  # async: as above
@@ -165,6 +212,14 @@ async def call_factory(request: Request, caller: AuthenticatedCaller) -> CallFac
 
 
 Calls = Annotated[CallFactory, Depends(call_factory)]
+
+
+def _priority(headers: Mapping[str, str], ceiling: Priority) -> Priority:
+    """The key's own priority, unless the caller asks for less."""
+    wanted = headers.get(wire.PRIORITY, ceiling)
+    if wanted not in ("interactive", "batch"):
+        raise InvalidRequest(f"The header {wire.PRIORITY} has to be interactive or batch.", param=wire.PRIORITY)
+    return "batch" if "batch" in (wanted, ceiling) else "interactive"
 
 
 def _directives(cache_control: str) -> frozenset[str]:

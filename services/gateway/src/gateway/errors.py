@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.errors import Unavailable
+from common.errors import InvalidRequest, Unavailable
 
 
 class StoreUnavailableError(Unavailable):
@@ -13,3 +13,24 @@ class StoreUnavailableError(Unavailable):
     def __init__(self, reason: str) -> None:
         super().__init__("API keys cannot be read or changed right now.")
         self.reason = reason
+
+
+class Conflict(InvalidRequest):
+    """The request is sound and does not fit what is there."""
+
+    status = 409
+    code = "conflict"
+
+
+class AlreadyDeclared(Conflict):
+    code = "declared_in_file"
+
+    def __init__(self) -> None:
+        super().__init__("It is declared in the keys file, where alone it can be changed.")
+
+
+class TenantHasKeys(Conflict):
+    code = "tenant_has_keys"
+
+    def __init__(self) -> None:
+        super().__init__("The tenant has keys: delete them first, or disable the tenant.")

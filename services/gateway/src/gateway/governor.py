@@ -5,20 +5,88 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from gateway.reservation import Reservation
+from common import wire
+from common.errors import NotFound, ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.responses import Response
 
     from gateway.call import Call
+    from gateway.decision import Decision
+    from gateway.idempotency.keyed_requests import KeyedRequests
+    from gateway.limits.limiter import Limiter
+
+_TOLD = {"model": wire.MODEL, "target": wire.TARGET, "attempts": wire.ATTEMPTS}
+_TOO_MANY_REQUESTS = 429
 
 
 @dataclass(frozen=True, slots=True)
 class Governor:
+    keyed_requests: KeyedRequests
+    limits: Limiter
+
     async def serve(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
-        """Admit `call`, then `answer` it. What it holds is given back when the answer is over, whatever ended it."""
-        admitted = replace(call, reservation=Reservation())
-        call.ending.callback(admitted.reservation.release)
-        return await answer(admitted)
+        """Admit `call`, then `answer` it, unless its `Idempotency-Key` has an answer already."""
+        call.decision.note("key", call.caller.key_id)
+        call.ending.callback(call.decision.record, call.log)
+
+        async def admit_and_answer(one: Call) -> Response:
+            return await self._admit_and_answer(one, answer)
+
+        try:
+            _check_model(call)
+            return await self.keyed_requests.serve(call, admit_and_answer, self._admit_replay)
+        except ServiceError as error:
+            _note_answer(call.decision, error.status, error.headers)
+            call.decision.note("outcome", error.code)
+            raise
+
+    async def _admit_replay(self, call: Call) -> None:
+        """What a replay pays: the request rate alone."""
+        admission = await self.limits.admit(call, rate_only=True)
+        call.ending.callback(admission.reservation.release)
+
+    async def _admit_and_answer(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
+        """What `call` holds is given back when the answer is over, whatever ended it."""
+        admission = await self.limits.admit(call)
+        call.ending.callback(admission.reservation.release)
+        response = await answer(replace(call, reservation=admission.reservation))
+        admission.hear(response.headers)
+        _note_answer(call.decision, response.status_code, response.headers)
+        return response
+
+    async def submit(self, call: Call, accept: Callable[[Call], Awaitable[Response]]) -> Response:
+        """Have `call` accepted as a job. That pays the request rate; everything else is paid when the job runs.
+
+        Its `Idempotency-Key` is the queue's to keep: it is one with the job.
+        """
+        call.decision.note("key", call.caller.key_id)
+        call.ending.callback(call.decision.record, call.log)
+        try:
+            _check_model(call)
+            await self._admit_replay(call)
+            response = await accept(call)
+        except ServiceError as error:
+            _note_answer(call.decision, error.status, error.headers)
+            call.decision.note("outcome", error.code)
+            raise
+        call.decision.note("status", response.status_code)
+        return response
+
+
+def _check_model(call: Call) -> None:
+    models = call.caller.policy.models
+    if models is not None and call.model not in models:
+        # As inference says it of a model that does not exist: a key does not learn what others may use.
+        raise NotFound("The model does not exist, or this key may not use it.", param="model", code="model_not_found")
+
+
+def _note_answer(decision: Decision, status: int, headers: Mapping[str, str]) -> None:
+    for key, header in _TOLD.items():
+        if header in headers:
+            decision.note(key, headers[header])
+    if status == _TOO_MANY_REQUESTS:
+        decision.facts.setdefault("refused", "upstream")  # whoever refuses here has said so already
+    decision.note("status", status)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import httpx2
 
 from common import wire
 from common.errors import DeadlineExceeded, Unavailable
+from gateway.admission.turnstile import UNBOUNDED, Turnstile
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from common.deadline import Deadline
     from common.identity import HopIdentity, HopSigner
+    from gateway.admission.concurrency import Verdict
+    from gateway.admission.turnstile import Slot
     from gateway.call import Call
 
 CONNECT_S = 0.5
@@ -21,20 +26,43 @@ _CONNECT_TRIES = 2
 _HOP_REFUSED = 401
 
 
+FAIR_WAIT_S = 30
+"""A first byte that took longer says something of the model; one that a caller would not wait for does not."""
+_TOO_MUCH = frozenset({429, 503})
+_TIMED_OUT = 504
+
+
 class InferenceClient:
-    def __init__(self, client: httpx2.AsyncClient, signer: HopSigner) -> None:
+    def __init__(self, client: httpx2.AsyncClient, signer: HopSigner, turnstile: Turnstile | None = None) -> None:
         self._client = client
         self._signer = signer
+        self._turnstile = turnstile or Turnstile(UNBOUNDED)
         self._urls: dict[str, httpx2.URL] = {}
 
     async def send(self, call: Call) -> httpx2.Response:
-        """Return the open response; the caller closes it. Raises `Unavailable` or `DeadlineExceeded`.
+        """Return the open response; the caller closes it, and its slot is free again once it is closed.
 
-        A second try is made only when no byte of the request was sent: inference alone retries what may have run.
+        Raises `Overloaded` or `BatchOverloaded` (no slot in time), `Unavailable` or `DeadlineExceeded`. A second try is
+        made only when no byte of the request was sent: inference alone retries what may have run.
         """
-        budget_s = call.deadline.budget_s()
-        headers = self._headers(call.identity, call.request_id, call.deadline) | {"content-type": wire.JSON}
-        return await self._send("POST", call.endpoint, headers=headers, content=call.payload, read_s=budget_s)
+        patience_s = call.deadline.budget_s()
+        slot = await self._turnstile.enter(call.identity, call.model, call.decision, patience_s=patience_s)
+        try:
+            budget_s = call.deadline.budget_s()
+            headers = self._headers(call.identity, call.request_id, call.deadline) | {"content-type": wire.JSON}
+            if call.caller.is_replay:
+                headers[wire.MAX_ATTEMPTS] = "1"
+            response = await self._send("POST", call.endpoint, headers=headers, content=call.payload, read_s=budget_s)
+        except BaseException as error:
+            if isinstance(error, Unavailable) or (isinstance(error, DeadlineExceeded) and patience_s >= FAIR_WAIT_S):
+                slot.verdict = "too_much"
+            slot.release()
+            raise
+        slot.verdict = _verdict(response, patience_s)
+        if response.is_closed:
+            slot.release()
+        response.stream = _Held(response.stream, slot)
+        return response
 
     async def models(self, identity: HopIdentity, request_id: str, deadline: Deadline) -> httpx2.Response:
         headers = self._headers(identity, request_id, deadline)
@@ -73,8 +101,35 @@ class InferenceClient:
         return self._urls[path]
 
     def _headers(self, identity: HopIdentity, request_id: str, deadline: Deadline) -> dict[str, str]:
-        return {
+        headers = {
             "authorization": self._signer.authorization(identity),
             wire.REQUEST_ID: request_id,
             wire.TIMEOUT_MS: str(int(deadline.budget_s() * 1000)),
         }
+        return headers if identity.priority == "interactive" else headers | {wire.PRIORITY: identity.priority}
+
+
+def _verdict(response: httpx2.Response, patience_s: float) -> Verdict:
+    if response.status_code in _TOO_MUCH:
+        return "overloaded" if wire.DECISION in response.headers else "too_much"  # inference refused at its own door
+    if response.status_code == _TIMED_OUT:
+        return "too_much" if patience_s >= FAIR_WAIT_S else "unknown"
+    return "clean"
+
+
+class _Held(httpx2.AsyncByteStream):
+    """A response's bytes; closing them, which whoever reads them does, gives the slot back."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream | httpx2.SyncByteStream, slot: Slot) -> None:
+        self._stream = cast("httpx2.AsyncByteStream", stream)
+        self._slot = slot
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            yield chunk
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        finally:
+            self._slot.release()

@@ -1,4 +1,4 @@
-"""API keys: their format, what is stored of them, and their record.
+"""API keys: their format, what is stored of them, and what one may do.
 
 `sw_<environment>_<kid>_<secret><checksum>`: a scannable prefix, a public id, 256 random bits and a CRC-32, so that a
 mistyped key is refused without any I/O. Stored is an HMAC-SHA256 under a pepper that lives elsewhere.
@@ -6,7 +6,6 @@ mistyped key is refused without any I/O. Stored is an HMAC-SHA256 under a pepper
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 import secrets
@@ -14,10 +13,8 @@ import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
 
-import orjson
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from common.identity import Priority
 
@@ -80,58 +77,15 @@ class Policy:
 NO_LIMITS = Policy()
 
 
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """What the state store knows of a key; never the key."""
-
-    kid: str
-    digest: str
-    tenant: str
-    name: str
-    enabled: bool = True
-    expires_at: float | None = None
-    """Unix seconds."""
-
-    def to_json(self) -> bytes:
-        return orjson.dumps(self)
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Self:
-        """Read a record; fields of a later version are ignored. Raises `ValueError` when it is damaged."""
-        try:
-            fields = orjson.loads(data)
-            record = cls(**{name: fields[name] for name in cls.__slots__ if name in fields})
-        except (orjson.JSONDecodeError, TypeError, KeyError) as error:
-            raise ValueError("damaged key record") from error
-        if not all(isinstance(text, str) for text in (record.kid, record.digest, record.tenant, record.name)):
-            raise ValueError("damaged key record")
-        return record
-
-    def is_live(self, now: float) -> bool:
-        return self.enabled and (self.expires_at is None or now < self.expires_at)
-
-    def is_of(self, digests: Sequence[str]) -> bool:
-        """Whether one of `digests` (the key's, under each accepted pepper) is this record's; in constant time."""
-        return sum(hmac.compare_digest(self.digest, digest) for digest in digests) > 0
-
-
-def generate_key(environment: str) -> ApiKey:
-    """Make a new key. Its text is shown once and stored nowhere."""
-    kid = secrets.token_hex(8)
+def generate_key(environment: str, kid: str | None = None) -> ApiKey:
+    """Make a new key, or another one of the same id. Its text is shown once and stored nowhere."""
+    kid = kid or secrets.token_hex(8)
     body = f"sw_{environment}_{kid}_{secrets.token_hex(32)}"
     return ApiKey(body + _checksum(body), kid)
 
 
 def digest_of(key_text: str, pepper: str) -> str:
-    return hmac.new(pepper.encode(), key_text.encode(), hashlib.sha256).hexdigest()
-
-
-def record_for(key_text: str, *, pepper: str, tenant: str, name: str) -> KeyRecord:
-    """The record to store for a key. Raises `ValueError` when the text is no key."""
-    key = ApiKey.parse(key_text)
-    if key is None:
-        raise ValueError("not a Spillway key")
-    return KeyRecord(kid=key.kid, digest=digest_of(key_text, pepper), tenant=tenant, name=name)
+    return hmac.digest(pepper.encode(), key_text.encode(), "sha256").hex()
 
 
 def _checksum(body: str) -> str:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from common.errors import InvalidRequest, param_path
+from gateway.media_urls import check_media_urls
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Model = Annotated[str, Field(min_length=1, max_length=256, description="The public name of a model.")]
-MAX_TOKENS = 2**31 - 1
+MAX_TOKENS = 2**20
+"""No model of today writes more in one answer; an engine reserves memory for what is asked."""
+MAX_SCHEMA_BYTES = 256 * 1024
+"""Of `tools` or `response_format`, as JSON: an engine compiles them to a grammar."""
 
-FORBIDDEN = frozenset({"api_base", "base_url", "api_key", "api_version", "extra_headers", "extra_query", "extra_body"})
-"""A client never chooses where its request goes, nor with which credentials."""
+DENIED_FIELDS = (
+    "api_base", "base_url", "api_key", "api_version", "api_type", "organization",
+    "extra_headers", "extra_query", "extra_body",
+    "chat_template", "chat_template_kwargs", "prompt_embeds", "mm_processor_kwargs",
+)  # fmt: skip
+"""A client never chooses where its request goes, nor with which credentials; nor code of an engine's, which templates
+are, nor raw embeddings, which it loads as they are."""
 
 
 class _Body(BaseModel):
@@ -38,7 +51,19 @@ class ChatCompletionRequest(_Body):
     max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=1024)] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=300)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    best_of: Annotated[int, Field(ge=1, le=20)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    stop: (
+        Annotated[str, Field(max_length=1024)]
+        | Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=16)]
+        | None
+    ) = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=128)] | None = None
+    response_format: dict[str, Any] | None = None
     user: Annotated[str, Field(max_length=1024)] | None = None
     metadata: Annotated[dict[str, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
 
@@ -75,24 +100,15 @@ class GenerateRequest(_Body):
     stream: Literal[False] | None = None
 
 
-class KeyRequest(_Body):
-    """A new API key."""
+class CachePurge(_Body):
+    """Which entries of the cache go: those to which everything that is named applies."""
 
     model_config = ConfigDict(extra="forbid")
 
-    tenant: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-    name: Annotated[str, Field(min_length=1, max_length=128)]
-    expires_at: Annotated[float, Field(gt=0, description="Unix seconds.")] | None = None
-
-
-class KeyChange(_Body):
-    """What may change of an API key. Only what is named changes; the defaults here are never used."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: Annotated[str, Field(min_length=1, max_length=128)] = "unchanged"
-    enabled: bool = True
-    expires_at: Annotated[float, Field(gt=0, description="Unix seconds; null: never.")] | None = None
+    tenant: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    model: Model | None = None
+    older_than_s: Annotated[float, Field(ge=0)] | None = None
+    everything: Annotated[bool, Field(description="Said when nothing is named: all entries of all tenants.")] = False
 
 
 class GenerateResponse(BaseModel):
@@ -102,15 +118,20 @@ class GenerateResponse(BaseModel):
     usage: dict[str, Any] | None
 
 
-BodyT = TypeVar("BodyT", bound=_Body)
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+
+def refuse_denied(body: dict[str, Any], denied: Iterable[str]) -> None:
+    """Raises `InvalidRequest` naming a field that no client may set."""
+    for field in denied:
+        if field in body:
+            raise InvalidRequest(f"'{field}' may not be set by a client.", param=field, code="unsupported_parameter")
 
 
 def check(body: dict[str, Any], shape: type[BodyT]) -> BodyT:
     """Judge a parsed body. Raises `InvalidRequest` that names the first field at fault and never repeats its value."""
-    for field in FORBIDDEN & body.keys():
-        raise InvalidRequest(f"'{field}' may not be set by a client.", param=field, code="unsupported_parameter")
     try:
-        return shape.model_validate(body)
+        judged = shape.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         # Only names of ours: the rest are the union's branches, or names that a client made up (of any length).
@@ -123,7 +144,27 @@ def check(body: dict[str, Any], shape: type[BodyT]) -> BodyT:
         message = first["msg"].removeprefix("Value error, ")
         subject = "request" if param is None else f"'{param}'"
         raise InvalidRequest(f"Invalid {subject}: {message}.", param=param, code="invalid_value") from None
+    if isinstance(judged, ChatCompletionRequest):
+        _check_engine_work(body)
+        check_media_urls(body["messages"])
+    return judged
 
 
-_NESTED = frozenset({"role"})
+def _check_engine_work(body: dict[str, Any]) -> None:
+    for name in ("tools", "response_format"):
+        if body.get(name) and len(orjson.dumps(body[name])) > MAX_SCHEMA_BYTES:
+            raise InvalidRequest(f"'{name}' is larger than {MAX_SCHEMA_BYTES} bytes.", param=name, code="invalid_value")
+
+
+_NESTED = frozenset(
+    {
+        "role",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "max_concurrency",
+        "budget_usd_per_day",
+        "budget_usd_per_month",
+    }
+    | {"mode"}
+)
 _LONGEST_NAME = 64

@@ -1,7 +1,8 @@
 """Seals cached answers, so that the cache and its store hold opaque bytes and a mixed-up reply does not open.
 
 AES-256-GCM with a random 96-bit nonce, under a key per tenant (HKDF-SHA256, RFC 5869); the associated data is the
-tenant and the fingerprint. Layout: version (1 byte), nonce (12), ciphertext with its tag.
+tenant and the place: the fingerprint, of a flight's frames also the flight and the frame's number. Layout: version
+(1 byte), nonce (12), ciphertext with its tag.
 """
 
 from __future__ import annotations
@@ -19,43 +20,50 @@ _TENANTS = 4_096
 
 
 class SealBrokenError(Exception):
-    """The entry is damaged, or another tenant's, or another request's: a miss and an alarm, never an answer."""
+    """The bytes are damaged, or another tenant's, or another place's: a miss and an alarm, never an answer."""
 
 
 class Sealer:
-    def __init__(self, secret: str) -> None:
-        self._secret = secret.encode()
-        self._ciphers: dict[str, AESGCM] = {}
+    """Seals under `secret`; opens what was sealed under it or, while it is being rotated, under `previous`."""
+
+    def __init__(self, secret: str, previous: str | None = None) -> None:
+        self._secrets = [text.encode() for text in (secret, previous) if text is not None]
+        self._ciphers: dict[str, list[AESGCM]] = {}
 
     @property
     def fingerprint_key(self) -> bytes:
-        return self._derive(b"spillway fingerprint v1")
+        """Of the secret in use alone: a fingerprint has to be one."""
+        return _derive(self._secrets[0], b"spillway fingerprint v1")
 
-    def seal(self, value: bytes, *, tenant: str, fingerprint: str) -> bytes:
+    def seal(self, value: bytes, *, tenant: str, place: str) -> bytes:
         nonce = os.urandom(_NONCE_BYTES)
-        return _VERSION + nonce + self._cipher(tenant).encrypt(nonce, value, _context(tenant, fingerprint))
+        return _VERSION + nonce + self._of(tenant)[0].encrypt(nonce, value, _context(tenant, place))
 
-    def open(self, sealed: bytes, *, tenant: str, fingerprint: str) -> bytes:
+    def open(self, sealed: bytes, *, tenant: str, place: str) -> bytes:
         """Return the value, or raise `SealBrokenError`."""
         nonce = sealed[1 : 1 + _NONCE_BYTES]
         if sealed[:1] != _VERSION or len(nonce) != _NONCE_BYTES:
             raise SealBrokenError
-        try:
-            return self._cipher(tenant).decrypt(nonce, sealed[1 + _NONCE_BYTES :], _context(tenant, fingerprint))
-        except InvalidTag:
-            raise SealBrokenError from None
+        for cipher in self._of(tenant):
+            try:
+                return cipher.decrypt(nonce, sealed[1 + _NONCE_BYTES :], _context(tenant, place))
+            except InvalidTag:
+                continue
+        raise SealBrokenError
 
-    def _cipher(self, tenant: str) -> AESGCM:
-        cipher = self._ciphers.get(tenant)
-        if cipher is None:
+    def _of(self, tenant: str) -> list[AESGCM]:
+        ciphers = self._ciphers.get(tenant)
+        if ciphers is None:
             if len(self._ciphers) >= _TENANTS:
                 self._ciphers.clear()
-            cipher = self._ciphers[tenant] = AESGCM(self._derive(b"spillway entry v1\0" + tenant.encode()))
-        return cipher
-
-    def _derive(self, purpose: bytes) -> bytes:
-        return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(self._secret)
+            purpose = b"spillway entry v1\0" + tenant.encode()
+            ciphers = self._ciphers[tenant] = [AESGCM(_derive(secret, purpose)) for secret in self._secrets]
+        return ciphers
 
 
-def _context(tenant: str, fingerprint: str) -> bytes:
-    return f"{fingerprint}:{tenant}".encode()
+def _derive(secret: bytes, purpose: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(secret)
+
+
+def _context(tenant: str, place: str) -> bytes:
+    return f"{place}:{tenant}".encode()

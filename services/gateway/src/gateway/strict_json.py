@@ -15,6 +15,8 @@ import orjson
 from common.errors import InvalidRequest
 
 MAX_DEPTH = 64
+MAX_KEYS = 1_000
+"""Of one object."""
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -55,6 +57,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         raise _refusal("has a key twice in one object")
+    if len(pairs) > MAX_KEYS:
+        raise _refusal(f"has more than {MAX_KEYS} keys in one object")
     return result
 
 

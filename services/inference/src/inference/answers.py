@@ -1,4 +1,4 @@
-"""Gets an answer from the upstream: a whole one, or a stream whose first event has been seen."""
+"""Gets an answer from an upstream: a whole one, or a stream whose first event has been seen."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import orjson
-from opentelemetry import trace
-from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from common import sse, wire
-from common.errors import DeadlineExceeded, ServiceError
-from common.event_stream import relay_chat, watched
+from common.deadline import Deadline
+from common.event_stream import relay_chat
+from common.http_client import chunks_of
+from common.watchdog import Watchdog
+from inference import bounded, spans
+from inference.batching import Share
 from inference.errors import AttemptFailedError
-from inference.upstream import error_in_answer, malformed, reported_error, transport_failure
+from inference.metering import text_tokens
+from inference.upstream import REPORTED, answer_of, malformed, reported_error, transport_failure
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 
     from opentelemetry.trace import Span, Tracer
 
-    from common.deadline import Deadline
+    from common.errors import ServiceError
+    from inference.batching import Batcher
+    from inference.metering import AttemptUse
     from inference.questions import Question
     from inference.router import Router
     from inference.targets import Target
@@ -42,175 +47,177 @@ class AnswerStream:
 
     events: AsyncIterator[bytes]
     attempts: int
+    trailer: Callable[[], bytes]
+    """What ends a stream that broke: the comment that says what it used."""
     close: Callable[[ServiceError | None], Awaitable[None]]
 
 
 class Answers:
-    def __init__(self, router: Router, tracer: Tracer) -> None:
+    def __init__(self, router: Router, batcher: Batcher, tracer: Tracer) -> None:
         self._router = router
+        self._batcher = batcher
         self._tracer = tracer
 
     async def whole(self, question: Question) -> WholeAnswer:
         """Raises `ServiceError`."""
 
-        async def attempt(target: Target, number: int) -> WholeAnswer:
-            with self._attempt_span(question, target, number):
-                response = await self._open(question, target, question.deadline.budget_s(target.total_timeout_s))
-                body = await self._read(response, target)
-                if (failure := error_in_answer(body)) is not None:
-                    raise failure
-                return WholeAnswer(body, number)
+        async def attempt(target: Target, number: int) -> tuple[WholeAnswer, AttemptUse, dict[str, Any]]:
+            with self._attempt(question, target, number) as (span, use):
+                share = await self._ask(question, target, use)
+                span.set_attribute("spillway.batch.requests", share.requests)
+                told = answer_of(share.body)
+                use.report(told.get("usage"))
+                use.estimated_output_tokens = text_tokens(told) if use.output_tokens is None else 0
+                return WholeAnswer(share.body, number), use, told
 
-        with self._operation(question, is_stream=False) as span:
-            answer = await self._router.run(question, attempt)
-        _finish(span, None, answer.attempts)
+        with spans.operation(self._tracer, question.operation, question.model, is_stream=False) as span:
+            answer, use, told = await self._router.run(question, attempt)
+        self._describe(span, question, use, spans.Told.of_answer(told))
+        spans.finish(span, None, answer.attempts)
         return answer
 
     async def stream(self, question: Question) -> AnswerStream:
         """Return once the first event is there: until then a failure is a status, and may be retried."""
         started = time.perf_counter()
 
-        async def attempt(
-            target: Target, number: int
-        ) -> tuple[Target, int, httpx2.Response, AsyncIterator[bytes], sse.ChatStream, bytes]:
-            with self._attempt_span(question, target, number):
-                cap_s = question.deadline.budget_s(target.first_event_timeout_s)
-                try:
-                    async with asyncio.timeout(cap_s):
-                        response = await self._open(question, target, cap_s)
-                        try:
-                            return (target, number, response, *await self._first_event(response, question, target))
-                        except BaseException:
-                            await response.aclose()
-                            raise
-                except TimeoutError as error:
-                    raise transport_failure(error) from error
+        async def attempt(target: Target, number: int) -> _Opened:
+            with self._attempt(question, target, number) as (_, use):
+                return await self._open_stream(question, target, number, use)
 
-        with self._operation(question, is_stream=True) as span:
-            target, number, response, chunks, watch, first = await self._router.run(question, attempt)
+        with spans.operation(self._tracer, question.operation, question.model, is_stream=True) as span:
+            opened = await self._router.run(question, attempt)
         span.set_attribute("gen_ai.response.time_to_first_chunk", time.perf_counter() - started)
 
+        def trailer() -> bytes:
+            opened.meter()
+            usage = question.meter.total()
+            return usage.to_comment() if usage is not None else b""
+
         async def close(error: ServiceError | None) -> None:
-            await response.aclose()
+            await opened.response.aclose()
             question.route.end(error)
-            _finish(span, error, number)
+            opened.meter()
+            self._describe(span, question, opened.use, spans.Told.of_stream(opened.watch))
+            spans.finish(span, error, opened.number)
 
-        return AnswerStream(self._events(first, chunks, watch, target, question.deadline), number, close)
+        return AnswerStream(opened.events(question.deadline, trailer), opened.number, trailer, close)
 
-    async def _open(self, question: Question, target: Target, read_timeout_s: float) -> httpx2.Response:
+    @contextlib.contextmanager
+    def _attempt(self, question: Question, target: Target, number: int) -> Iterator[tuple[Span, AttemptUse]]:
+        use = question.meter.begin(target.name, target.price)
+        with spans.attempt(self._tracer, number, target.name, question.model) as span:
+            try:
+                yield span, use
+            except AttemptFailedError as failed:
+                # A call that timed out may be running there still; an error in place of an answer is none.
+                use.was_taken_on = failed.reason == "timeout" or (use.was_taken_on and failed.reason != REPORTED)
+                raise
+            except asyncio.CancelledError:
+                use.was_taken_on = True
+                raise
+
+    def _describe(self, span: Span, question: Question, use: AttemptUse, told: spans.Told) -> None:
+        if span.is_recording():
+            spans.describe(span, told, question.meter.total(), use.details)
+
+    async def _ask(self, question: Question, target: Target, use: AttemptUse) -> Share:
+        async def ask(body: Mapping[str, Any], deadline: Deadline) -> bytes:
+            budget_s = deadline.budget_s(target.total_timeout_s)
+            try:
+                # Around the whole: aiohttp forgets its own timeout when a body breaks in its middle.
+                async with asyncio.timeout(budget_s):
+                    response = await self._open(question, target, body, budget_s)
+                    use.was_taken_on = True
+                    return await bounded.read(response, target.max_answer_bytes)
+            except TimeoutError as error:
+                raise transport_failure(error) from error
+
+        if target.batching is None or question.operation != "embeddings":
+            return Share(await ask(question.body, question.deadline), 1)
+        return await self._batcher.ask(target, question.body, question.deadline, target.batching, ask)
+
+    async def _open_stream(self, question: Question, target: Target, number: int, use: AttemptUse) -> _Opened:
+        cap_s = question.deadline.budget_s(target.first_event_timeout_s)
+        body = with_usage(question.body)
+        watch = sse.ChatStream(
+            question.choices, hides_usage=body is not question.body, max_bytes=target.max_stream_bytes
+        )
+        try:
+            async with asyncio.timeout(cap_s):
+                # No read timeout of the client's own: it would set a timer for each chunk. The watchdog has one.
+                response = await self._open(question, target, body, None)
+                use.was_taken_on = True
+                try:
+                    chunks, first = await _first_event(response, watch, target)
+                except BaseException:
+                    await response.aclose()
+                    raise
+        except TimeoutError as error:
+            raise transport_failure(error) from error
+        return _Opened(number, target, use, response, watch, chunks, first)
+
+    async def _open(
+        self, question: Question, target: Target, body: Mapping[str, Any], read_timeout_s: float | None
+    ) -> httpx2.Response:
         return await target.upstream.open(
-            "POST" if question.body else "GET",
+            "POST" if body else "GET",
             question.path,
-            content=orjson.dumps(target.rewritten(question.body)) if question.body else None,
+            content=orjson.dumps(target.rewritten(body)) if body else None,
             request_id=question.request_id,
             read_timeout_s=read_timeout_s,
         )
 
-    async def _read(self, response: httpx2.Response, target: Target) -> bytes:
-        body = bytearray()
-        try:
-            async for chunk in response.aiter_raw():
-                body += chunk
-                if len(body) > target.max_answer_bytes:
-                    raise malformed()
-        except httpx2.HTTPError as error:
-            raise transport_failure(error) from error
-        finally:
-            await response.aclose()
-        return bytes(body)
 
-    async def _first_event(
-        self, response: httpx2.Response, question: Question, target: Target
-    ) -> tuple[AsyncIterator[bytes], sse.ChatStream, bytes]:
-        if not response.headers.get("content-type", "").startswith(wire.EVENT_STREAM):
-            raise error_in_answer(await self._read(response, target)) or malformed()
-        watch = sse.ChatStream(question.choices)
-        chunks = response.aiter_raw()
-        first = b""
-        try:
-            async for chunk in chunks:
-                first += watch.feed(chunk)
-                if watch.failed:
-                    raise reported_error()
-                if watch.has_content:
-                    return chunks, watch, first
-                if watch.is_done or len(first) > sse.MAX_EVENT_BYTES:
-                    break
-        except httpx2.HTTPError as error:
-            raise transport_failure(error) from error
-        except sse.MalformedStreamError as error:
-            raise malformed() from error
-        raise malformed()  # it ended before it began
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A stream whose first event has been seen."""
 
-    async def _events(
-        self, first: bytes, chunks: AsyncIterator[bytes], watch: sse.ChatStream, target: Target, deadline: Deadline
-    ) -> AsyncIterator[bytes]:
-        yield first
-        silence_bounded = watched(chunks, gap_s=target.event_gap_timeout_s, deadline=deadline)
-        async for events in relay_chat(silence_bounded, watch):
-            yield events
-            if deadline.remaining_s() <= 0:
-                raise DeadlineExceeded("The request's deadline passed.")
+    number: int
+    target: Target
+    use: AttemptUse
+    response: httpx2.Response
+    watch: sse.ChatStream
+    chunks: AsyncIterator[bytes]
+    first: bytes
 
-    @contextlib.contextmanager
-    def _operation(self, question: Question, *, is_stream: bool) -> Iterator[Span]:
-        """The span of the whole operation; it ends here if the body fails, else with `_finish`."""
-        span = self._tracer.start_span(
-            f"{question.operation} {question.model}".rstrip(),
-            kind=SpanKind.CLIENT,
-            attributes={
-                "gen_ai.operation.name": question.operation,
-                "gen_ai.provider.name": "openai",
-                "gen_ai.request.model": question.model,
-                "gen_ai.request.stream": is_stream,
-            },
-        )
-        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-            try:
-                yield span
-            except ServiceError as error:
-                _finish(span, error)
-                raise
-            except BaseException:  # the client left (not the model's error), or what nobody foresaw: it goes on its way
-                span.end()
-                raise
+    def meter(self) -> None:
+        self.use.report(self.watch.usage)
+        self.use.estimated_output_tokens = self.watch.content_events
 
-    def _attempt_span(self, question: Question, target: Target, number: int) -> _AttemptSpan:
-        return _AttemptSpan(
-            self._tracer.start_span(
-                "attempt",
-                kind=SpanKind.CLIENT,
-                attributes={
-                    "spillway.attempt.number": number,
-                    "spillway.target": target.name,
-                    "gen_ai.request.model": question.model,
-                },
-            )
-        )
+    def events(self, deadline: Deadline, trailer: Callable[[], bytes]) -> AsyncIterator[bytes]:
+        total = Deadline.after(min(deadline.remaining_s(), self.target.total_timeout_s))
+        silence = Watchdog(self.target.event_gap_timeout_s, total)
+        return relay_chat(self.chunks, self.watch, silence, first=self.first, trailer=trailer)
 
 
-class _AttemptSpan:
-    """A span for one attempt, ended with its reason: an exception's own message may quote the upstream."""
-
-    def __init__(self, span: Span) -> None:
-        self._span = span
-        self._current = trace.use_span(span, record_exception=False, set_status_on_exception=False)
-
-    def __enter__(self) -> None:
-        self._current.__enter__()
-
-    def __exit__(self, kind: object, error: BaseException | None, at: object) -> None:
-        if isinstance(error, AttemptFailedError):
-            self._span.set_attribute("error.type", error.reason)
-            self._span.set_status(Status(StatusCode.ERROR))
-        self._current.__exit__(None, None, None)
-        self._span.end()
+def with_usage(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The request with its usage asked for; the very same if it asks already."""
+    options = body.get("stream_options")
+    options = options if isinstance(options, dict) else {}
+    if options.get("include_usage") is True:
+        return body
+    return {**body, "stream_options": options | {"include_usage": True}}
 
 
-def _finish(span: Span, error: ServiceError | None, attempts: int | None = None) -> None:
-    if attempts is not None:
-        span.set_attribute("spillway.attempts", attempts)
-    if error is not None and error.code != "client_gone":
-        span.set_attribute("error.type", error.code or error.type)
-        span.set_status(Status(StatusCode.ERROR))
-    span.end()
+async def _first_event(
+    response: httpx2.Response, watch: sse.ChatStream, target: Target
+) -> tuple[AsyncIterator[bytes], bytes]:
+    if not response.headers.get("content-type", "").startswith(wire.EVENT_STREAM):
+        answer_of(await bounded.read(response, target.max_answer_bytes))  # an error in place of a stream says more
+        raise malformed()
+    chunks = chunks_of(response)
+    first = b""
+    try:
+        async for chunk in chunks:
+            first += watch.feed(chunk)
+            if watch.failed:
+                raise reported_error()
+            if watch.has_content:
+                return chunks, first
+            if watch.is_done or len(first) > sse.MAX_EVENT_BYTES:
+                break
+    except httpx2.HTTPError as error:
+        raise transport_failure(error) from error
+    except sse.MalformedStreamError as error:
+        raise malformed() from error
+    raise malformed()  # it ended before it began

@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
 from stamina.instrumentation import set_on_retry_hooks
 
 from common import telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.identity import HopVerifier
+from common.overload.gate import watching
+from common.overload.memory import memory_gauge
+from common.overload.shedder import Shedder
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
+from inference import bounded
 from inference.answers import Answers
-from inference.catalogue import TargetSpec, Timeouts
+from inference.batching import Batcher
+from inference.catalogue import Batching, TargetSpec, Timeouts
 from inference.dependencies import State
 from inference.live_catalogue import LiveCatalogue
 from inference.router import Router
@@ -29,30 +34,49 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
+    from opentelemetry.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
 
 
-def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None,
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> FastAPI:
     """Build the service. Readiness asks no upstream: a model that is away is an answer, not a reason to restart."""
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("inference")
     health = Health()
+    in_flight = metrics.get_meter("inference", meter_provider=meter_provider).create_up_down_counter(
+        "spillway.inference.in_flight", "{request}", "Requests that are being answered, streams included."
+    )
+    shedder = Shedder(max_lag_s=settings.max_lag_s)
     set_on_retry_hooks([])  # retries are span events of ours; the default hook would log them a second time
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
             router = await _routing(stack, settings)
+            await stack.enter_async_context(watching(shedder, memory_gauge()))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
+            batcher = await stack.enter_async_context(Batcher().running())
             yield State(
+                in_flight=in_flight,
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "inference"),
                 router=router,
-                answers=Answers(router, trace.get_tracer("inference", tracer_provider=provider)),
+                answers=Answers(router, batcher, trace.get_tracer("inference", tracer_provider=provider)),
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    routers = [openai.router, catalogue.router]
-    return frame("inference", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider)
+    return frame(
+        "inference",
+        lifespan=lifespan,
+        health=health,
+        routers=[openai.router, catalogue.router],
+        tracer_provider=provider,
+        shedder=shedder,
+    )
 
 
 async def _routing(stack: contextlib.AsyncExitStack, settings: Settings) -> Router:
@@ -62,7 +86,9 @@ async def _routing(stack: contextlib.AsyncExitStack, settings: Settings) -> Rout
         min_concurrency=settings.min_concurrency,
         max_answer_bytes=settings.max_answer_bytes,
     )
-    workshop = Workshop(await stack.enter_async_context(create_client()), policy)
+    client = await stack.enter_async_context(create_client())
+    client.event_hooks = {"response": [bounded.cap_error]}
+    workshop = Workshop(client, policy)
     if settings.models_file is None:
         return Router(_open_door(workshop, settings), policy, max_attempts=settings.max_attempts)
     live = LiveCatalogue(settings.models_file, settings.named_secrets(), poll_s=settings.models_poll_s)
@@ -81,6 +107,7 @@ def _open_door(workshop: Workshop, settings: Settings) -> ServedModels:
         name="upstream",
         base_url=settings.upstream_base_url or "",
         max_concurrency=10_000,
+        batching=Batching(),
         timeouts=Timeouts(
             connect_s=settings.connect_timeout_s,
             first_event_s=settings.first_event_timeout_s,

@@ -6,12 +6,15 @@ from typing import Annotated, Any, TypedDict, cast
 
 import orjson
 from fastapi import Depends, Request
+from opentelemetry.metrics import UpDownCounter
 
 from common import wire
 from common.deadline import Deadline, positive_number
 from common.errors import InvalidRequest
 from common.identity import HopIdentity, HopVerifier
+from common.usage import HEADER as USAGE
 from inference.answers import Answers
+from inference.metering import Meter
 from inference.questions import MOST_ATTEMPTS, Question, Route
 from inference.router import Router
 
@@ -19,6 +22,7 @@ DEFAULT_TIMEOUT_MS = "120000"
 
 
 class State(TypedDict):
+    in_flight: UpDownCounter
     verifier: HopVerifier
     router: Router
     answers: Answers
@@ -50,10 +54,15 @@ Asked = Annotated[dict[str, Any], Depends(asked)]
 
 
 def question(request: Request, operation: str, path: str, body: dict[str, Any] | None) -> Question:
-    """Its route ends with the answer, whatever ends that."""
+    """It is in flight, its route ends with the answer, and its log line says what it used, whatever ends it."""
     body = body or {}
     choices = body.get("n")
     state = request.scope["state"]
+    meter = Meter(body)
+    attributes = {"gen_ai.operation.name": operation}
+    state["in_flight"].add(1, attributes)
+    state["ending"].callback(state["in_flight"].add, -1, attributes)
+    state["ending"].callback(lambda: state["log"].update(meter.log_fields()))
     route = Route()
     state["ending"].callback(route.end)
     return Question(
@@ -67,6 +76,7 @@ def question(request: Request, operation: str, path: str, body: dict[str, Any] |
         identity=state["identity"],
         max_attempts=_max_attempts_of(request),
         route=route,
+        meter=meter,
     )
 
 
@@ -76,6 +86,12 @@ def note_route(request: Request, question: Question) -> None:
     if route.model is not None and route.target is not None:
         request.scope["state"]["headers"] |= {wire.MODEL: route.model, wire.TARGET: route.target}
         request.scope["state"]["log"] |= {"model": route.model, "target": route.target}
+
+
+def report_usage(request: Request, question: Question) -> None:
+    """Say in a header of the answer what a whole answer or an error used; a stream says it at its end, in a comment."""
+    if (usage := question.meter.total()) is not None:
+        request.scope["state"]["headers"][USAGE] = usage.to_json()
 
 
 def _max_attempts_of(request: Request) -> int:

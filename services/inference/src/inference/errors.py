@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from common.errors import ServiceError
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(eq=False)  # neither frozen nor with slots: contextlib writes an exception's traceback
 class AttemptFailedError(Exception):
     """One upstream call failed before a byte of its answer went to the caller."""
 

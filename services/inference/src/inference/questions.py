@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from common.identity import HopIdentity
+from inference.metering import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +58,8 @@ class Question:
     max_attempts: int = MOST_ATTEMPTS
     """What the caller allows; a job's replay is allowed one."""
     route: Route = field(default_factory=Route)
+    meter: Meter = field(default_factory=lambda: Meter({}))
+    """What the request has used so far; filled in while it is answered."""
 
     @property
     def is_stream(self) -> bool:

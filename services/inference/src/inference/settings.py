@@ -42,6 +42,9 @@ class Settings(ServiceSettings):
     min_concurrency: int = Field(default=4, ge=1, le=10_000)
     """Calls in flight that a target is always granted, however much it refuses."""
 
+    max_lag_s: float = Field(default=0.25, ge=0.05, le=60)
+    """How late the event loop may be before new work is refused at the door."""
+
     @model_validator(mode="after")
     def _has_somebody_to_ask(self) -> Self:
         if self.models_file is None and (self.upstream_base_url is None or self.upstream_api_key is None):

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _RETRYABLE = frozenset({429, 502, 503, 504})
 _PASSED_ON = frozenset({400, 404, 408, 409, 413, 415, 422, 429, 503, 504})
 _LONGEST_TEXT = 1_000
+REPORTED = "error_in_answer"
+"""The reason of a failure that the upstream reported with status 200."""
 _Unused = openai.AsyncStream[Any]
 """The SDK asks for a stream class; with `cast_to` a raw response it never makes one."""
 
@@ -64,10 +66,13 @@ class Upstream:
         return self._api_key == api_key
 
     async def open(
-        self, method: str, path: str, *, content: bytes | None, request_id: str, read_timeout_s: float
+        self, method: str, path: str, *, content: bytes | None, request_id: str, read_timeout_s: float | None
     ) -> httpx2.Response:
-        """Return a 2xx response whose body is unread. Raises `AttemptFailedError`."""
-        connect_s = min(self._connect_timeout_s, read_timeout_s)
+        """Return a 2xx response whose body is unread. Raises `AttemptFailedError`.
+
+        Without `read_timeout_s` the caller bounds the reading, and the wait for the status.
+        """
+        connect_s = min(self._connect_timeout_s, read_timeout_s or self._connect_timeout_s)
         headers: dict[str, Any] = {wire.REQUEST_ID: request_id, **self._auth}
         propagate.inject(headers)
         options: Any = {
@@ -134,20 +139,22 @@ def malformed() -> AttemptFailedError:
     return AttemptFailedError(garbled, "malformed")
 
 
-def error_in_answer(body: bytes) -> AttemptFailedError | None:
-    """The failure that an answer with status 200 turns out to be; None when it is a JSON object without an error."""
+def answer_of(body: bytes) -> dict[str, Any]:
+    """The JSON object that an answer with status 200 is. Raises `AttemptFailedError` if it is none, or an error."""
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return malformed()
+        raise malformed() from None
     if not isinstance(answer, dict):
-        return malformed()
-    return reported_error() if answer.get("error") else None
+        raise malformed()
+    if answer.get("error"):
+        raise reported_error()
+    return answer
 
 
 def reported_error() -> AttemptFailedError:
     told = UpstreamFailed("The upstream reported an error.", code="upstream_error")
-    return AttemptFailedError(told, "error_in_answer")
+    return AttemptFailedError(told, REPORTED)
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

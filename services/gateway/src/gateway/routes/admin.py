@@ -1,62 +1,116 @@
-"""`/admin/keys`: make, list, show, change and delete API keys. Another class of key opens it, never an API key."""
+"""`/admin/keys`: make, list, show, change, rotate and delete API keys. An API key never opens it."""
 
 from __future__ import annotations
 
-import dataclasses
+import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from common.errors import NotFound
 from gateway import key_store
-from gateway.dependencies import JsonBody, acceptable_content, administrator, state_of
-from gateway.keys import KeyRecord, generate_key, record_for
-from gateway.requests import KeyChange, KeyRequest, check
-from gateway.routes.describe import json_body
+from gateway.admin_requests import KeyChange, KeyRequest, RotationRequest, TenantName
+from gateway.dependencies import Administrator, JsonBody, acceptable_content, administrator, state_of
+from gateway.errors import AlreadyDeclared
+from gateway.keys import digest_of, generate_key
+from gateway.records import KeyRecord, record_for
+from gateway.requests import check
+from gateway.routes.describe import ERRORS, json_body
 
-router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(acceptable_content), Depends(administrator)])
+router = APIRouter(
+    prefix="/admin",
+    tags=["admin"],
+    dependencies=[Depends(acceptable_content), Depends(administrator)],
+    responses=ERRORS,
+)
 Kid = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
+PageSize = Annotated[int, Query(ge=1, le=1_000)]
 NEW_KEY_ENVIRONMENT = "live"
 
 
 @router.post("/keys", status_code=201, summary="Make a key; it is shown this once", openapi_extra=json_body(KeyRequest))
-async def create_key(request: Request, body: JsonBody) -> JSONResponse:
+async def create_key(request: Request, administrator: Administrator, body: JsonBody) -> JSONResponse:
     asked = check(body, KeyRequest)
     key = generate_key(NEW_KEY_ENVIRONMENT)
-    pepper = state_of(request)["settings"].key_pepper.get_secret_value()
-    record = record_for(key.text, pepper=pepper, tenant=asked.tenant, name=asked.name)
-    record = dataclasses.replace(record, expires_at=asked.expires_at)
-    await key_store.put_key(state_of(request)["store"], record)
-    return JSONResponse({**_shown(record), "key": key.text}, 201)
+    record = asked.upon(record_for(key.text, pepper=_pepper(request), tenant=asked.tenant, name=asked.name))
+    await key_store.put_key(state_of(request)["store"], record, administrator)
+    state_of(request)["directory"].forget(record.kid)
+    return JSONResponse(_shown(record, key=key.text), 201)
 
 
-@router.get("/keys", summary="List keys")
-async def list_all_keys(request: Request) -> JSONResponse:
-    records = await key_store.list_keys(state_of(request)["store"])
-    return JSONResponse({"data": [_shown(record) for record in records]})
+@router.get("/keys", summary="List keys in the order of their ids, those of the keys file first")
+async def list_keys(
+    request: Request,
+    tenant: TenantName | None = None,
+    after: Annotated[str, Query(pattern="^([0-9a-f]{16})?$")] = "",
+    limit: PageSize = 100,
+) -> JSONResponse:
+    """`next_after` goes into `after` for the next page; null: that was the last one."""
+    state = state_of(request)
+    page = await key_store.list_keys(state["store"], tenant=tenant, after=after, count=limit)
+    declared = state["declared"].now.keys.values() if not after else ()
+    records = [record for record in declared if tenant in (None, record.tenant)] + page.records
+    last_used = await key_store.last_used(state["store"], [record.kid for record in records])
+    data = [_shown(record, last_used_at=at) for record, at in zip(records, last_used, strict=True)]
+    return JSONResponse({"data": data, "next_after": page.next_after})
 
 
 @router.get("/keys/{kid}", summary="Show a key's record")
 async def show_key(request: Request, kid: Kid) -> JSONResponse:
-    return JSONResponse(_shown(_found(await key_store.fetch_key(state_of(request)["store"], kid))))
+    state = state_of(request)
+    record = state["declared"].now.keys.get(kid) or await key_store.fetch_key(state["store"], kid)
+    (last_used_at,) = await key_store.last_used(state["store"], [kid])
+    return JSONResponse(_shown(_found(record), last_used_at=last_used_at))
 
 
-@router.patch(
-    "/keys/{kid}", summary="Change a key: its name, expiry, or whether it is live", openapi_extra=json_body(KeyChange)
+@router.patch("/keys/{kid}", summary="Change a key: a merge patch (RFC 7396)", openapi_extra=json_body(KeyChange))
+async def change_key(request: Request, administrator: Administrator, kid: Kid, body: JsonBody) -> JSONResponse:
+    change = check(body, KeyChange)
+    _refuse_declared(request, kid)
+    state = state_of(request)
+    record = _found(await key_store.change_key(state["store"], kid, change.upon, administrator))
+    state["directory"].forget(kid)
+    (last_used_at,) = await key_store.last_used(state["store"], [kid])
+    return JSONResponse(_shown(record, last_used_at=last_used_at))
+
+
+@router.post(
+    "/keys/{kid}/rotate",
+    summary="Give a key a new secret, shown this once; the old one stays good for a while",
+    openapi_extra=json_body(RotationRequest),
 )
-async def change_key(request: Request, kid: Kid, body: JsonBody) -> JSONResponse:
-    change = check(body, KeyChange).model_dump(exclude_unset=True)
-    store = state_of(request)["store"]
-    record = await key_store.change_key(store, kid, lambda record: dataclasses.replace(record, **change))
-    return JSONResponse(_shown(_found(record)))
+async def rotate_key(request: Request, administrator: Administrator, kid: Kid, body: JsonBody) -> JSONResponse:
+    asked = check(body, RotationRequest)
+    _refuse_declared(request, kid)
+    key = generate_key(NEW_KEY_ENVIRONMENT, kid)
+    digest, until = digest_of(key.text, _pepper(request)), time.time() + asked.grace_s
+    state = state_of(request)
+    record = _found(
+        await key_store.change_key(
+            state["store"], kid, lambda record: record.rotated(digest, until), administrator, "key.rotate"
+        )
+    )
+    state["directory"].forget(kid)
+    return JSONResponse(_shown(record, key=key.text))
 
 
 @router.delete("/keys/{kid}", status_code=204, summary="Delete a key; every replica refuses it within 10 s")
-async def remove_key(request: Request, kid: Kid) -> Response:
-    if not await key_store.delete_key(state_of(request)["store"], kid):
+async def remove_key(request: Request, administrator: Administrator, kid: Kid) -> Response:
+    _refuse_declared(request, kid)
+    if not await key_store.delete_key(state_of(request)["store"], kid, administrator):
         raise _no_such_key()
+    state_of(request)["directory"].forget(kid)
     return Response(status_code=204)
+
+
+def _pepper(request: Request) -> str:
+    return state_of(request)["settings"].key_pepper.get_secret_value()
+
+
+def _refuse_declared(request: Request, kid: str) -> None:
+    if kid in state_of(request)["declared"].now.keys:
+        raise AlreadyDeclared
 
 
 def _found(record: KeyRecord | None) -> KeyRecord:
@@ -69,8 +123,6 @@ def _no_such_key() -> NotFound:
     return NotFound("No such key.", param="kid")
 
 
-def _shown(record: KeyRecord) -> dict[str, Any]:
-    shown = dataclasses.asdict(record)
-    shown["id"] = shown.pop("kid")
-    del shown["digest"]
-    return shown
+def _shown(record: KeyRecord, *, last_used_at: float | None = None, key: str | None = None) -> dict[str, Any]:
+    shown = record.shown() | {"last_used_at": last_used_at}
+    return shown if key is None else {"id": record.kid, "key": key} | shown

@@ -8,6 +8,29 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": description, "content": {"application/json": {"schema": _ERROR}}}
+    for status, description in (("4XX", "Refused"), ("5XX", "Failed, or not now"))
+}
+"""The `responses` of every router: one shape for all errors."""
+
+
 def json_body(model: type[BaseModel]) -> dict[str, Any]:
     """The `openapi_extra` of a route whose body is `model`; nested shapes are written in place."""
     schema = model.model_json_schema()

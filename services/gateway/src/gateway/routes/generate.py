@@ -8,14 +8,18 @@ import orjson
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
-from common.errors import InvalidRequest, UpstreamFailed
+from common.errors import UpstreamFailed
+from gateway.answer import Answer
 from gateway.call import CHAT, Call
-from gateway.completions import Answer
-from gateway.dependencies import Calls, JsonBody, acceptable_content, authenticated, state_of
-from gateway.requests import ChatCompletionRequest, GenerateRequest, GenerateResponse, check
-from gateway.routes.describe import json_body
+from gateway.dependencies import Calls, ModelBody, acceptable_content, authenticated, state_of
+from gateway.requests import GenerateRequest, GenerateResponse
+from gateway.routes import jobs
+from gateway.routes.describe import ERRORS, json_body
+from gateway.submissions import GENERATE, chat_of, prefers_async
 
-router = APIRouter(tags=["generate"], dependencies=[Depends(acceptable_content), Depends(authenticated)])
+router = APIRouter(
+    tags=["generate"], dependencies=[Depends(acceptable_content), Depends(authenticated)], responses=ERRORS
+)
 _OK = 200
 
 
@@ -25,18 +29,14 @@ _OK = 200
     openapi_extra=json_body(GenerateRequest),
     responses={200: {"model": GenerateResponse}},
 )
-async def generate(request: Request, calls: Calls, body: JsonBody) -> Response:
-    asked = check(body, GenerateRequest)
+async def generate(request: Request, calls: Calls, body: ModelBody) -> Response:
     state = state_of(request)
-    model = asked.model or state["settings"].default_model
-    if model is None:
-        raise InvalidRequest("'model' is required: this gateway has no default model.", param="model")
-    further = {name: value for name, value in body.items() if name not in ("prompt", "model", "stream")}
-    chat = {**further, "model": model, "messages": [{"role": "user", "content": asked.prompt}]}
-    check(chat, ChatCompletionRequest)
+    if state["jobs"] is not None and prefers_async(request.headers):
+        return await jobs.submit_instead(request, calls, GENERATE, body)
+    chat = chat_of(body, default_model=state["settings"].default_model)
 
     async def answer(admitted: Call) -> Response:
-        found = await state["completions"].answer(admitted, request.receive)
+        found = await state["completions"].answer(admitted, admitted.receive)
         if found.status != _OK:
             return found.response()
         return Answer(_OK, _generated(found), found.headers).response()

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import orjson
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
+from common.errors import UpstreamFailed
+from gateway.answer import OK, Answer
 from gateway.call import CHAT, EMBEDDINGS, Call, ModelsCall
-from gateway.dependencies import Calls, JsonBody, acceptable_content, authenticated, state_of
+from gateway.dependencies import Calls, ModelBody, acceptable_content, authenticated, state_of
 from gateway.requests import ChatCompletionRequest, EmbeddingsRequest, check
-from gateway.routes.describe import json_body
+from gateway.routes import jobs
+from gateway.routes.describe import ERRORS, json_body
+from gateway.submissions import prefers_async
 
-router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(acceptable_content), Depends(authenticated)])
+router = APIRouter(
+    prefix="/v1", tags=["openai"], dependencies=[Depends(acceptable_content), Depends(authenticated)], responses=ERRORS
+)
 
 
 @router.post("/chat/completions", summary="Create a chat completion", openapi_extra=json_body(ChatCompletionRequest))
-async def create_chat_completion(request: Request, calls: Calls, body: JsonBody) -> Response:
+async def create_chat_completion(request: Request, calls: Calls, body: ModelBody) -> Response:
+    if state_of(request)["jobs"] is not None and prefers_async(request.headers):
+        return await jobs.submit_instead(request, calls, CHAT, body)
     chat = check(body, ChatCompletionRequest)
     call = calls(CHAT, body, is_stream=bool(chat.stream), choices=chat.n or 1)
     return await _serve(request, call)
 
 
 @router.post("/embeddings", summary="Create embeddings", openapi_extra=json_body(EmbeddingsRequest))
-async def create_embeddings(request: Request, calls: Calls, body: JsonBody) -> Response:
+async def create_embeddings(request: Request, calls: Calls, body: ModelBody) -> Response:
+    if state_of(request)["jobs"] is not None and prefers_async(request.headers):
+        return await jobs.submit_instead(request, calls, EMBEDDINGS, body)
     check(body, EmbeddingsRequest)
     return await _serve(request, calls(EMBEDDINGS, body))
 
@@ -29,7 +43,20 @@ async def create_embeddings(request: Request, calls: Calls, body: JsonBody) -> R
 @router.get("/models", summary="List the models that the key may use")
 async def list_models(request: Request, calls: Calls) -> Response:
     call = ModelsCall(calls.identity(), request.scope["state"]["request_id"], calls.deadline())
-    return (await state_of(request)["completions"].models(call, request.receive)).response()
+    answer = await state_of(request)["completions"].models(call, request.receive)
+    return _only(calls.caller.policy.models, answer).response()
+
+
+def _only(models: frozenset[str] | None, answer: Answer) -> Answer:
+    """The list without what the key may not use."""
+    if models is None or answer.status != OK:
+        return answer
+    try:
+        listed: dict[str, Any] = orjson.loads(answer.body)
+        listed["data"] = [model for model in listed["data"] if model["id"] in models]
+    except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+        raise UpstreamFailed("The list of models was none.") from error
+    return replace(answer, body=orjson.dumps(listed))
 
 
 async def _serve(request: Request, call: Call) -> Response:
@@ -37,7 +64,7 @@ async def _serve(request: Request, call: Call) -> Response:
 
     async def answer(admitted: Call) -> Response:
         if admitted.is_stream:
-            return await state["completions"].stream(admitted, request.receive)
-        return (await state["completions"].answer(admitted, request.receive)).response()
+            return await state["completions"].stream(admitted, admitted.receive)
+        return (await state["completions"].answer(admitted, admitted.receive)).response()
 
     return await state["governor"].serve(call, answer)

@@ -7,8 +7,9 @@ from starlette.responses import Response
 
 from common import wire
 from common.deadline import Patience
+from common.errors import ServiceError
 from common.event_stream import EventStream
-from inference.dependencies import Asked, note_route, platform_call, question, state_of
+from inference.dependencies import Asked, note_route, platform_call, question, report_usage, state_of
 from inference.questions import Question
 
 router = APIRouter(prefix="/v1", tags=["openai"], dependencies=[Depends(platform_call)])
@@ -19,10 +20,20 @@ async def create_chat_completion(request: Request, asked: Asked) -> Response:
     chat = question(request, "chat", "/chat/completions", asked)
     if asked.get("stream") is not True:
         return await _whole(request, chat)
-    async with Patience(chat.deadline, request.receive):
-        stream = await state_of(request)["answers"].stream(chat)
+    try:
+        async with Patience(chat.deadline, request.receive):
+            stream = await state_of(request)["answers"].stream(chat)
+    except ServiceError:
+        report_usage(request, chat)
+        raise
     note_route(request, chat)
-    return EventStream(stream.events, finish=stream.close, headers={wire.ATTEMPTS: str(stream.attempts)})
+    return EventStream(
+        stream.events,
+        finish=stream.close,
+        headers={wire.ATTEMPTS: str(stream.attempts)},
+        trailer=stream.trailer,
+        deadline=chat.deadline,
+    )
 
 
 @router.post("/embeddings", summary="Create embeddings")
@@ -40,7 +51,10 @@ async def list_models(request: Request) -> Response:
 
 
 async def _whole(request: Request, asked: Question) -> Response:
-    async with Patience(asked.deadline, request.receive):
-        answer = await state_of(request)["answers"].whole(asked)
+    try:
+        async with Patience(asked.deadline, request.receive):
+            answer = await state_of(request)["answers"].whole(asked)
+    finally:
+        report_usage(request, asked)
     note_route(request, asked)
     return Response(answer.body, 200, {wire.ATTEMPTS: str(answer.attempts)}, media_type=wire.JSON)

@@ -1,0 +1,137 @@
+"""Whether new work is let in at all, judged before any of it is read: by the event loop's turns and its lag, by memory,
+and by the bytes and the number of requests that are here already.
+
+A *turn* is one round of the event loop: it takes what has arrived and runs each request up to its first wait. When more
+arrives than can be done, turns get long. So once turns have been long for a while, each turn takes in a bounded amount
+of new work and refuses the rest of what arrived in it: what is taken in fills the process, and a refusal waits one turn
+at most. A burst into an idle process is no overload and passes. Mostly CPU time counts, because a neighbour that takes
+the processor away makes turns long as well, and refusing more would then only leave it idle.
+Source: the idea of a queue's standing delay, RFC 8289 (CoDel).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_REQUESTS = 4096
+MAX_BODY_BYTES = 256 * 2**20
+MAX_LAG_S = 0.25
+LONG_TURN_CPU = 0.1
+"""Of the greatest lag: a turn is long that takes so much CPU time, 25 ms; a saturated closed loop of callers is not."""
+LONG_TURN = 0.4
+"""Likewise, of the clock: 100 ms."""
+BATCH_LAG = 0.4
+BATCH_LAG_FOR_S = 1.0
+BATCH_MEMORY = 0.85
+ALL_MEMORY = 0.92
+
+Reason = Literal["turn", "lag", "memory", "bodies", "requests"]
+
+
+class Shedder:
+    def __init__(
+        self,
+        *,
+        max_requests: int = MAX_REQUESTS,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        max_lag_s: float = MAX_LAG_S,
+        clock: Callable[[], float] = time.monotonic,
+        cpu_clock: Callable[[], float] = time.thread_time,
+    ) -> None:
+        """`max_requests` are open at once, streams included; `max_body_bytes` is of all their bodies together.
+
+        `max_lag_s`: a loop that is so late takes in nothing new; turns that were long for so long are bounded.
+        """
+        self._max_requests = max_requests
+        self._max_body_bytes = max_body_bytes
+        self._max_lag_s = max_lag_s
+        self._clock = clock
+        self._cpu_clock = cpu_clock
+        self.requests = 0
+        self.body_bytes = 0
+        self.refused = 0
+        """Since the process began."""
+        self._turn_began: tuple[float, float] | None = None
+        """By each of the two clocks."""
+        self._refused_in_turn = False
+        self._long_since: float | None = None
+        self._lag_s = 0.0
+        self._lagging_since: float | None = None
+        self._memory = 0.0
+
+    def begin_turn(self) -> bool:
+        """Note that a request has come; whether it is the first of this turn, so that `end_turn` is to be called."""
+        if self._turn_began is not None:
+            return False
+        self._turn_began = (self._clock(), self._cpu_clock())
+        return True
+
+    def end_turn(self) -> None:
+        is_long = self._refused_in_turn or self._is_turn_long()
+        self._turn_began = None
+        self._refused_in_turn = False
+        if not is_long:
+            self._long_since = None
+        elif self._long_since is None:
+            self._long_since = self._clock()
+
+    def _is_turn_long(self) -> bool:
+        if self._turn_began is None:
+            return False
+        began, cpu_began = self._turn_began
+        return (
+            self._cpu_clock() - cpu_began >= self._max_lag_s * LONG_TURN_CPU
+            or self._clock() - began >= self._max_lag_s * LONG_TURN
+        )
+
+    def observe_lag(self, lag_s: float) -> None:
+        """How late the loop ran what was due."""
+        self._lag_s = lag_s
+        if lag_s < self._max_lag_s * BATCH_LAG:
+            self._lagging_since = None
+        elif self._lagging_since is None:
+            self._lagging_since = self._clock()
+
+    def observe_memory(self, share: float) -> None:
+        """Of what this process may use: 1 is all."""
+        self._memory = share
+
+    @property
+    def is_batch_shed(self) -> bool:
+        now = self._clock()
+        return (
+            self._memory >= BATCH_MEMORY
+            or (self._lagging_since is not None and now - self._lagging_since >= BATCH_LAG_FOR_S)
+            or (self._long_since is not None and now - self._long_since >= BATCH_LAG_FOR_S)
+        )
+
+    def reason_to_refuse(self, *, body_bytes: int, is_batch: bool) -> Reason | None:
+        """Why a request with so large a body is not let in; None: it is."""
+        reason = self._reason(body_bytes, is_batch=is_batch)
+        if reason is not None:
+            self.refused += 1
+            self._refused_in_turn = True
+        return reason
+
+    def _reason(self, body_bytes: int, *, is_batch: bool) -> Reason | None:  # noqa: PLR0911  # one line for each reason
+        if self.requests >= self._max_requests:
+            return "requests"
+        if self.body_bytes + body_bytes > self._max_body_bytes:
+            return "bodies"
+        if self._memory >= ALL_MEMORY:
+            return "memory"
+        if self._lag_s >= self._max_lag_s:
+            return "lag"
+        if (
+            self._long_since is not None
+            and self._clock() - self._long_since >= self._max_lag_s
+            and self._is_turn_long()
+        ):
+            return "turn"
+        if is_batch and self.is_batch_shed:
+            return "memory" if self._memory >= BATCH_MEMORY else "lag"
+        return None

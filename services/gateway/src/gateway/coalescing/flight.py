@@ -1,0 +1,211 @@
+"""One answer that is on its way into this process, and the calls here that wait for it.
+
+Where it comes from (the cache, inference, another replica's flight) is its feeder's business; those who wait read the
+same pieces, each at its own pace. None of them slows the feeder: what is too far behind is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import orjson
+
+from common.errors import ServiceError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from gateway.call import Call
+    from gateway.hot_entries import Hit
+
+MAX_BYTES = 8 * 1024 * 1024
+"""Of the pieces that are kept for those who are behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is known once the answer begins."""
+
+    is_stream: bool
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Those of inference's that a caller may know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as it is answered; plain data, so that each waiter makes an exception of its own."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_told: bool = False
+    """The pieces end with an error event of the upstream's."""
+
+    @property
+    def is_shared(self) -> bool:
+        """A 4xx is what everybody would get, but for 429, which is about who asked; the rest one more try may mend."""
+        return self.status < 500 and self.status != 429  # noqa: PLR2004  # the status is the name
+
+    @classmethod
+    def of(cls, error: ServiceError, *, is_told: bool = False) -> Failure:
+        return cls(error.status, error.body(), error.headers, is_told)
+
+    def error(self) -> ServiceError:
+        """As an exception, for an answer that had begun."""
+        try:
+            told = orjson.loads(self.body)["error"]
+            error = ServiceError(str(told["message"]), param=told.get("param"), code=told.get("code"))
+            error.type = str(told.get("type"))
+        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+            error = ServiceError("The upstream's error was none of ours.", code="upstream_error")
+        error.status = self.status
+        return error
+
+
+class FlightFailedError(Exception):
+    """The one call that was made for all failed."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.status)
+        self.failure = failure
+
+
+class FlightLostError(Exception):
+    """Nobody knows any more how it goes on: the leader died, the store forgot, or the waiter fell too far behind."""
+
+
+class Flight:
+    """`take_off`, `add` and one of `land`, `fail`, `lose`, `land_on` feed it; `began`, `landed` and `pieces` read."""
+
+    __slots__ = (
+        "_base", "_bytes", "_changed", "_pieces", "deserted", "failure", "has_ended", "head", "hit", "id", "is_lost",
+        "leader", "max_bytes", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self.id = uuid4().hex
+        """Changes to the store's id of the flight, once that is known."""
+        self.head: Head | None = None
+        self.hit: Hit | None = None
+        self.failure: Failure | None = None
+        self.is_lost = False
+        self.has_ended = False
+        self.leader: Call | None = None
+        """The call in whose name inference was asked, by this process."""
+        self.waiting: list[Call] = []
+        self.deserted: Callable[[], None] = lambda: None
+        """Called when nobody waits any more."""
+        self.max_bytes = max_bytes
+        self._pieces: deque[bytes] = deque()
+        self._base = 0
+        self._bytes = 0
+        self._changed = asyncio.Event()
+
+    # -- those who wait ----------------------------------------------------------------------------------------------
+
+    def board(self, call: Call) -> None:
+        self.waiting.append(call)
+
+    def leave(self, call: Call) -> None:
+        self.waiting = [other for other in self.waiting if other is not call]
+        if not self.waiting and not self.has_ended:
+            self.deserted()
+
+    async def began(self) -> None:
+        """Return once there is a first piece, or an entry. Raises `FlightFailedError` or `FlightLostError`."""
+        while not (self.has_ended or (self.head is not None and self._base + len(self._pieces))):
+            await self.change()
+        self._raise_failure()
+
+    async def landed(self) -> None:
+        """Return once the answer is whole. Raises as above."""
+        while not self.has_ended:
+            await self.change()
+        self._raise_failure()
+
+    def content(self) -> bytes:
+        """All pieces. Raises `FlightLostError` when the first of them are gone."""
+        if self._base:
+            raise FlightLostError
+        return b"".join(self._pieces)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Each piece from the first, as it comes. Raises as above."""
+        place = 0
+        while True:
+            while place < self.count:
+                if place < self._base:
+                    raise FlightLostError
+                yield self.piece(place)
+                place += 1
+            if self.has_ended:
+                self._raise_failure()
+                return
+            await self.change()
+
+    def piece(self, place: int) -> bytes:
+        return self._pieces[place - self._base]
+
+    def since(self, place: int) -> list[bytes]:
+        """The pieces from `place` on. Raises `FlightLostError` when some of them are gone."""
+        if place < self._base:
+            raise FlightLostError
+        return [self.piece(number) for number in range(place, self.count)]
+
+    @property
+    def count(self) -> int:
+        return self._base + len(self._pieces)
+
+    @property
+    def is_whole_yet(self) -> bool:
+        """Nothing of it is gone, so that whoever comes now can still have all of it."""
+        return self._base == 0
+
+    async def change(self) -> None:
+        await self._changed.wait()
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            raise FlightFailedError(self.failure)
+        if self.is_lost:
+            raise FlightLostError
+
+    # -- the feeder --------------------------------------------------------------------------------------------------
+
+    def take_off(self, head: Head) -> None:
+        self.head = head
+
+    def add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._bytes += len(piece)
+        while self._bytes > self.max_bytes and len(self._pieces) > 1:
+            self._bytes -= len(self._pieces.popleft())
+            self._base += 1
+        self._tell()
+
+    def land(self) -> None:
+        self.has_ended = True
+        self._tell()
+
+    def land_on(self, hit: Hit) -> None:
+        """The answer was there already."""
+        self.hit = hit
+        self.land()
+
+    def fail(self, failure: Failure) -> None:
+        if not self.has_ended:
+            self.failure = failure
+            self.land()
+
+    def lose(self) -> None:
+        if not self.has_ended:
+            self.is_lost = True
+            self.land()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

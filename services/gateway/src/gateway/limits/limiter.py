@@ -1,0 +1,167 @@
+"""Admits a call under every limit that it falls under, or refuses it; and settles it once its usage is known."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import metrics
+
+from gateway.limits import headers as shown
+from gateway.limits.admission import Admission
+from gateway.limits.demand import demand_of, rate_of
+from gateway.limits.errors import LimitsStoreAwayError
+from gateway.limits.scopes import scopes_of
+from gateway.limits.settling import LEASE_US, mark_of
+from gateway.limits.store import load_script
+from gateway.limits.verdict import Standing, Verdict, refusal, violations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gateway.call import Call
+    from gateway.catalogue import ModelCatalogue
+    from gateway.limits.demand import Demand
+    from gateway.limits.learning import Experience
+    from gateway.limits.ledger import Ledger
+    from gateway.limits.local import LocalLimits
+    from gateway.limits.settling import Settling
+    from gateway.limits.store import LimitsStore, Word
+
+logger = logging.getLogger(__name__)
+
+ADMIT = load_script("admit")
+FENCE_US = 300_000
+"""An admission that the store comes to later than this does nothing: its caller has been decided upon here."""
+DRIFT_US = 100
+"""By which the store's clock is taken to be less ahead after each answer: one that was set back gets noticed."""
+LONGEST_LEASE_WAIT_S = 30
+_LATE = 2
+_PER_SCOPE = 6
+
+_degraded = metrics.get_meter("gateway").create_counter(
+    "spillway.limits.degraded", unit="{request}", description="Requests that were decided by this process alone."
+)
+
+
+@dataclass(slots=True)
+class Limiter:
+    catalogue: ModelCatalogue
+    local: LocalLimits
+    experience: Experience
+    ledger: Ledger
+    store: LimitsStore | None = None
+    """None: this process alone decides, by its share."""
+    settling: Settling | None = None
+    replicas: int = 1
+    clock: Callable[[], float] = time.monotonic
+    store_time: Callable[[], int] = lambda: 0
+    """Microseconds since 1970; 0: the store's own clock. For tests."""
+    degraded: int = 0
+    """Requests that this process decided alone because the store was away."""
+    _ahead_us: int | None = field(default=None, init=False)
+    """Of the store's clock before ours."""
+
+    async def admit(self, call: Call, *, rate_only: bool = False) -> Admission:
+        """Take what `call` will need of every limit, all or nothing; `rate_only`: it runs nothing, and only counts.
+
+        Raises `RateLimited` (429), `TooLargeForLimit` (400), `PriceUnknown` (403) or `PricesUnavailable` (503).
+        A caller without limits costs no call to the store.
+        """
+        scopes = scopes_of(call.caller, call.model)
+        demand = rate_of(scopes) if rate_only else demand_of(call, scopes, self.catalogue, self.experience)
+        admission = Admission(call, demand, self, is_cached=rate_only)
+        if not scopes:
+            call.decision.note("limits", "none")
+            return admission
+        try:
+            admission.verdict = await self._decide(call, demand)
+        except LimitsStoreAwayError:
+            self.degraded += 1
+            _degraded.add(1)
+            call.answer_headers[shown.DEGRADED] = "1"
+            admission.verdict = self.local.admit(demand.claims, demand.cost)
+        self._report(call, demand, admission.verdict)
+        if admission.verdict.is_admitted:
+            self._keep_leases(call, admission)
+        return admission
+
+    async def _decide(self, call: Call, demand: Demand) -> Verdict:
+        if self.store is None:
+            return self.local.admit(demand.claims, demand.cost)
+        keys = [name for claim in demand.claims for name in (claim.scope.counters, claim.scope.leases)]
+        words: list[Word] = [word for claim in demand.claims for word in claim.words()]
+        for _ in range(2):
+            before: list[Word] = [self.store_time(), self._not_after_us(), call.request_id, LEASE_US, demand.cost]
+            answer = self.store.submit(ADMIT, keys, before + words)
+            try:
+                reply = await asyncio.shield(answer)
+            except asyncio.CancelledError:
+                answer.add_done_callback(lambda done: self._undo(done, call, demand))
+                raise
+            self._hear_clock(reply[1])
+            if reply[0] != _LATE:
+                verdict = _verdict(reply)
+                self.local.note(demand.claims, verdict)
+                return verdict
+        raise LimitsStoreAwayError("late")
+
+    def _not_after_us(self) -> int:
+        if self._ahead_us is None or self.store_time():
+            return 0
+        return int(self.clock() * 1_000_000) + self._ahead_us + FENCE_US
+
+    def _hear_clock(self, store_now_us: int) -> None:
+        ahead = store_now_us - int(self.clock() * 1_000_000)
+        self._ahead_us = ahead if self._ahead_us is None else max(ahead, self._ahead_us - DRIFT_US)
+
+    def _undo(self, answer: asyncio.Future[Any], call: Call, demand: Demand) -> None:
+        # The caller left while the store was deciding; what it may have taken is given back.
+        if not answer.cancelled() and answer.exception() is None and answer.result()[0] == 1:
+            admission = Admission(call, demand, self, _verdict(answer.result()))
+            self.local.note(demand.claims, admission.verdict)  # type: ignore[arg-type]  # just given
+            admission.settle(None)
+
+    def _report(self, call: Call, demand: Demand, verdict: Verdict) -> None:
+        """Say what was decided, and raise if it was a refusal."""
+        decision = call.decision
+        decision.note("limits", "exact" if verdict.is_exact else "local")
+        shown.show(verdict, demand.claims, call.answer_headers, decision, replicas=self.replicas)
+        decision.note("reserved", f"{demand.tokens}tok,{demand.cost}uusd")
+        broken = list(violations(verdict, demand.claims, lease_wait_us=self._lease_wait_us(call, demand)))
+        watched = [f"{violation.scope.name}.{violation.limit}" for violation in broken if violation.scope.is_shadow]
+        if watched:
+            decision.note("shadow", ",".join(watched))
+        if not verdict.is_admitted:
+            worst, error = refusal([violation for violation in broken if not violation.scope.is_shadow])
+            decision.note("refused", f"{worst.scope.name}.{worst.limit}")
+            decision.note("retry_after", f"{error.headers['retry-after']}s")
+            self.ledger.add(
+                call.caller.tenant,
+                call.caller.key_id,
+                self.catalogue.shown_name(call.model),
+                {"requests": 1, "refused": 1},
+            )
+            raise error
+
+    def _lease_wait_us(self, call: Call, demand: Demand) -> int:
+        """When a place becomes free, about: calls of this kind take so long, and so many run."""
+        places = max(min((claim.most_leases for claim in demand.claims if claim.most_leases > 0), default=1), 1)
+        seconds = self.experience.seconds(call.caller.key_id, call.model) / places
+        return min(max(math.ceil(seconds), 1), LONGEST_LEASE_WAIT_S) * 1_000_000
+
+    def _keep_leases(self, call: Call, admission: Admission) -> None:
+        leases = [claim.scope.leases for claim in admission.taken if claim.most_leases >= 0]
+        if leases and self.settling is not None:
+            self.settling.keep(call.request_id, mark_of(call.caller.tenant, call.request_id), leases)
+
+
+def _verdict(reply: Sequence[int]) -> Verdict:
+    outcome, now, day, month = reply[:4]
+    rest = reply[4:]
+    standings = [Standing(*rest[at : at + _PER_SCOPE]) for at in range(0, len(rest), _PER_SCOPE)]
+    return Verdict(outcome == 1, now, day, month, standings)

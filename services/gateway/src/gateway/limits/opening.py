@@ -1,0 +1,41 @@
+"""Puts the parts of the limits together, within the lifespan."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from common.stores import connect, is_reachable
+from gateway.limits.learning import Experience
+from gateway.limits.ledger import Ledger
+from gateway.limits.limiter import Limiter
+from gateway.limits.local import LocalLimits
+from gateway.limits.settling import Settling
+from gateway.limits.store import LimitsStore
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from common.health import Health
+    from gateway.catalogue import ModelCatalogue
+
+logger = logging.getLogger(__name__)
+
+
+async def open_limits(
+    stack: AsyncExitStack, url: str | None, *, replicas: int, catalogue: ModelCatalogue, health: Health
+) -> Limiter:
+    """Connect to the *limits* store at `url` and start what works in the background; without one, limit alone."""
+    local, experience = LocalLimits(replicas), Experience()
+    if url is None:
+        logger.warning("limits_are_local", extra={"expected_replicas": replicas})
+        return Limiter(catalogue, local, experience, Ledger(None), replicas=replicas)
+    client = connect(url)
+    stack.push_async_callback(client.aclose)
+    health.add_optional("limits_store", lambda: is_reachable(client))
+    store = LimitsStore(client)
+    await stack.enter_async_context(store.working())
+    ledger, settling = Ledger(store), Settling(store)
+    await stack.enter_async_context(ledger.working())
+    await stack.enter_async_context(settling.working())
+    return Limiter(catalogue, local, experience, ledger, store, settling, replicas=replicas)

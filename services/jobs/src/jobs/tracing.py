@@ -1,0 +1,61 @@
+"""Spans of a job. It runs in the trace of its submission, so that one look shows all of it; each attempt's span has the
+submission's as its parent and, because it did not happen within that, as a link too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from jobs.replay import AttemptFailed, Failed, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.trace import Span, TracerProvider
+
+    from jobs.record import Claim
+
+_W3C = TraceContextTextMapPropagator()
+
+
+class AttemptSpan:
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def note(self, outcome: Outcome) -> None:
+        self._span.set_attribute("spillway.job.outcome", type(outcome).__name__.lower())
+        if isinstance(outcome, Failed | AttemptFailed):
+            self._span.set_attribute("error.type", outcome.code)
+            self._span.set_status(Status(StatusCode.ERROR))
+
+
+class Tracing:
+    def __init__(self, provider: TracerProvider | None) -> None:
+        self._tracer = trace.NoOpTracer() if provider is None else provider.get_tracer("jobs")
+
+    @contextlib.contextmanager
+    def attempt(self, claim: Claim) -> Iterator[AttemptSpan]:
+        """A span for the time that the job waited, and one around its attempt."""
+        submission = _W3C.extract({"traceparent": claim.record.traceparent}, otel_context.Context())
+        caller = trace.get_current_span(submission).get_span_context()
+        links = [Link(caller)] if caller.is_valid else []
+        attributes: dict[str, str | int] = {
+            "spillway.job.id": claim.id,
+            "spillway.tenant": claim.record.tenant,
+            "spillway.job.attempt": claim.record.attempts,
+        }
+        now = time.time_ns()
+        waited_since = now - int(claim.waited_s * 1e9)
+        wait = self._tracer.start_span("job wait", submission, start_time=waited_since, attributes=attributes)
+        wait.end(now)
+        with self._tracer.start_as_current_span(
+            "job attempt", submission, SpanKind.CONSUMER, attributes, links, start_time=now, record_exception=False
+        ) as span:
+            yield AttemptSpan(span)

@@ -1,0 +1,205 @@
+"""The cache breaks in every way there is, under load: every answer is right, and no tenant ever gets another's."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.cache_breaker import OPENS_AFTER
+from support.chaos import times
+from support.crowd import Crowd, Seen, crowd
+from support.faulty_proxy import FAULTS, FaultyProxy, faulty_proxy
+from support.marking_upstream import PIECES, MarkingUpstream
+from support.platform import BOUND_S, Platform, chat, make_key, platform
+from support.replicas import replicas
+from support.server import running
+from support.valkey import Valkey, valkey
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.chaos
+DURATION_S = float(os.environ.get("SPILLWAY_CHAOS_S") or times(4, 600))
+SEED = int(os.environ.get("SPILLWAY_CHAOS_SEED") or 1)
+RECOVERED_WITHIN_S = 5.0
+CALLERS = 8
+TENANTS = 20
+PROMPTS = 2
+CALLS_A_TENANT = 3
+"""At a time."""
+
+
+@pytest.fixture
+def proxied(state_store: Valkey, cache_store: Valkey) -> Iterator[tuple[Platform, FaultyProxy]]:
+    """A platform whose gateway reaches the cache through a proxy that can break."""
+    with platform(state_store.url, cache_store.url) as inner, faulty_proxy(inner.cache) as proxy:
+        # All parts share one process here, so a quarter of a second instead of 50 ms: else the load itself is a fault.
+        of_gateway = {"cache_url": proxy.url, "cache_timeout_s": 0.25, "hot_entries_life_s": 0}
+        with platform(state_store.url, cache_store.url, of_gateway=of_gateway) as outer:
+            yield outer, proxy
+
+
+class Load:
+    """Callers that ask one after the other until they are told to stop; some of their questions are new."""
+
+    def __init__(self, callers: Crowd, url: str) -> None:
+        self._callers = callers
+        self._url = url
+        self._is_over = False
+        self.old_share = 0.5
+        self.answers: list[tuple[str, Seen, float]] = []
+
+    async def run(self, number: int) -> None:
+        chance = random.Random(SEED * 1_000 + number)  # noqa: S311  # seeded
+        while not self._is_over:
+            prompt = (
+                f"old {chance.randrange(20)}" if chance.random() < self.old_share else f"new {number} {chance.random()}"
+            )
+            body = chat(f"{prompt} [[sim tokens=3]]", stream=chance.random() < 0.5)
+            started = time.perf_counter()
+            seen = await self._callers.ask(self._url, body)
+            self.answers.append((prompt, seen, time.perf_counter() - started))
+
+    def stop(self) -> None:
+        self._is_over = True
+
+    async def answered(self, count: int) -> None:
+        wanted = len(self.answers) + count
+        async with asyncio.timeout(BOUND_S * 3):
+            while len(self.answers) < wanted:  # noqa: ASYNC110  # the callers are tasks of ours, they make progress
+                await asyncio.sleep(0.005)
+
+    def p99_ms(self, since: int) -> float:
+        taken = sorted(took for _, _, took in self.answers[since:])
+        return taken[int(len(taken) * 0.99)] * 1000
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_whatever_is_wrong_with_the_cache_every_answer_is_right_and_it_is_left_alone_until_it_recovers(
+    proxied: tuple[Platform, FaultyProxy], fault: Any
+) -> None:
+    stack, proxy = proxied
+    async with crowd(stack.key) as callers:
+        load = Load(callers, stack.gateway)
+        asking = [asyncio.create_task(load.run(number)) for number in range(CALLERS)]
+        await load.answered(100)
+        while load.answers[-1][1].cache != "hit":
+            await load.answered(1)
+        load.old_share = 0  # misses only: what they take with a cache is compared with what they take without
+        await load.answered(CALLERS)
+        marked = len(load.answers)
+        await load.answered(300)
+        calm_ms = load.p99_ms(marked)
+        proxy.fault = fault
+        await load.answered(CALLERS * 3)  # by then the breaker is open
+        asked_before = proxy.requests
+        marked = len(load.answers)
+        await load.answered(300)
+        broken_ms = load.p99_ms(marked)
+        # Nobody waits for the cache any more: all that reaches it are probes, one in two seconds, and what was begun.
+        assert proxy.requests - asked_before <= OPENS_AFTER + CALLERS
+        assert {seen.cache for _, seen, _ in load.answers[marked:]} <= {"miss", "coalesced"}
+        load.old_share = 0.5
+        proxy.fault = "none"
+        healed_at = time.monotonic()
+        while load.answers[-1][1].cache != "hit":
+            await load.answered(1)
+        assert time.monotonic() - healed_at < RECOVERED_WITHIN_S
+        load.stop()
+        await asyncio.gather(*asking)
+    sys.stdout.write(f"{fault}: p99 {calm_ms:.0f} ms before, {broken_ms:.0f} ms once the breaker was open\n")
+    wrong = Counter(seen.status for _, seen, _ in load.answers if seen.status != 200 or not seen.is_whole)
+    assert not wrong
+    texts: dict[str, set[bytes]] = {}
+    for prompt, seen, _ in load.answers:
+        texts.setdefault(prompt, set()).add(said(seen))
+    # The simulator's words depend on the prompt alone: one answer to each question, and no question with another's.
+    assert all(len(answers) == 1 for answers in texts.values())
+    assert len({next(iter(answers)) for answers in texts.values()}) > len(texts) * 0.9
+
+
+def said(seen: Seen) -> bytes:
+    """The words of an answer, whatever its shape."""
+    parts = seen.body.split(b'"content":"')[1:]
+    return b"".join(part.partition(b'"')[0] for part in parts)
+
+
+# -- tenants -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(state_store: Valkey, tmp_path: Path) -> Iterator[tuple[Platform, Valkey, MarkingUpstream]]:
+    """A platform with a store of its own, whose upstream marks each answer with whom it was for."""
+    upstream = MarkingUpstream()
+    with valkey("cache", tmp_path) as store, running(upstream, lifespan="off") as url:
+        of_inference = {"upstream_base_url": f"{url}/v1"}
+        with platform(state_store.url, store.url, of_inference=of_inference) as started:
+            yield started, store, upstream
+
+
+async def freeze_now_and_then(store: Valkey, until: float) -> None:
+    """The store stands still for a twentieth of the time."""
+    chance = random.Random(SEED)  # noqa: S311  # seeded
+    while time.monotonic() < until:
+        await asyncio.sleep(chance.uniform(0.5, 1.5))
+        store.freeze()
+        await asyncio.sleep(chance.uniform(0.025, 0.075))
+        store.thaw()
+
+
+@pytest.mark.timeout(DURATION_S * 2 + 120)
+async def test_no_answer_ever_crosses_from_one_tenant_to_another(
+    mixed: tuple[Platform, Valkey, MarkingUpstream],
+) -> None:
+    stack, store, upstream = mixed
+    keys = {f"t{number}": make_key(stack.gateway, f"t{number}") for number in range(TENANTS)}
+    outcomes: Counter[str] = Counter()
+    crossed: list[str] = []
+    until = time.monotonic() + DURATION_S
+    with replicas(stack, 1) as (second,):
+        urls = (stack.gateway, second.url)
+        async with crowd("") as callers:
+
+            async def call(tenant: str, number: int) -> None:
+                chance = random.Random(f"{SEED} {tenant} {number}")  # noqa: S311  # seeded
+                while time.monotonic() < until:
+                    epoch = int(time.monotonic() * 2)  # new questions twice a second, so that there is much to share
+                    body = chat(
+                        f"prompt {epoch} {chance.randrange(PROMPTS)}", stream=chance.random() < 0.5, user=tenant
+                    )
+                    headers = {"authorization": f"Bearer {keys[tenant]}"}
+                    if chance.random() < 0.1:
+                        headers["cache-control"] = "no-cache"
+                    seen = Seen()
+                    asking = callers.ask(urls[chance.randrange(2)], body, seen, headers=headers)
+                    try:
+                        async with asyncio.timeout(chance.uniform(0, 0.03) if chance.random() < 0.3 else BOUND_S):
+                            await asking
+                    except TimeoutError:
+                        outcomes["cancelled"] += 1
+                    else:
+                        outcomes[seen.cache if seen.is_whole and seen.status == 200 else f"failed {seen.status}"] += 1
+                    marks = {part.partition(b">")[0].decode() for part in seen.body.split(b"<")[1:] if b">" in part}
+                    if marks - {tenant}:
+                        crossed.append(f"{tenant} got {marks}")
+                    if seen.is_whole and seen.status == 200 and seen.body.count(f"<{tenant}>".encode()) != PIECES:
+                        crossed.append(f"{tenant} got an answer that is not whole")
+
+            await asyncio.gather(
+                freeze_now_and_then(store, until),
+                *(call(tenant, number) for tenant in keys for number in range(CALLS_A_TENANT)),
+            )
+    sys.stdout.write(f"seed {SEED}: {outcomes.total()} calls, {upstream.calls} upstream: {dict(outcomes)}\n")
+    assert crossed == []
+    assert outcomes["cancelled"]
+    assert outcomes["hit"]
+    assert outcomes["coalesced"]
+    assert not [outcome for outcome in outcomes if outcome.startswith("failed")]
