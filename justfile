@@ -133,6 +133,12 @@ images-lint: setup
 openapi: setup
     '{{ python }}' -m devstack openapi docs/openapi
 
+# Judge a catalogue (models check FILE), or print its JSON Schema (models schema)
+[group('quality')]
+[no-exit-message]
+@models *args: setup
+    '{{ python }}' -m inference.models "$@"
+
 # Measure the stack (tests/bench), or `bench jobs`
 [group('measure')]
 bench *args: setup

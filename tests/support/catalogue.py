@@ -51,6 +51,5 @@ def served(text: str, policy: Policy, before: ServedModels | None = None) -> Ser
 def question(name: str = MODEL, *, tenant: str = "alice", deadline: Deadline | None = None, **fields: Any) -> Question:
     body = {"model": name, "messages": [{"role": "user", "content": "?"}], **fields.pop("body", {})}
     given = deadline or Deadline.after(60)
-    return Question(
-        "chat", "/chat/completions", name, body, "req_1", given, identity=HopIdentity(tenant, "k"), **fields
-    )
+    identity = fields.pop("identity", None) or HopIdentity(tenant, "k")
+    return Question("chat", "/chat/completions", name, body, "req_1", given, identity=identity, **fields)

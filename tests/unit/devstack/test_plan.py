@@ -129,3 +129,9 @@ def test_every_service_stops_within_what_the_stack_grants() -> None:
     for service in ("GATEWAY", "INFERENCE", "CACHE", "JOBS", "WORKER"):
         stages = ("DRAIN_DELAY_S", "DRAIN_TIMEOUT_S", "FLUSH_TIMEOUT_S")
         assert sum(float(environment[f"{service}_{stage}"]) for stage in stages) < 3
+
+
+def test_a_stack_with_the_simulator_has_a_catalogue_and_one_with_a_real_upstream_has_none() -> None:
+    assert make().environment["INFERENCE_MODELS_FILE"] == "/l/models.yaml"
+    assert make(INFERENCE_MODELS_FILE="/mine.yaml").environment["INFERENCE_MODELS_FILE"] == "/mine.yaml"
+    assert "INFERENCE_MODELS_FILE" not in make(UPSTREAM_BASE_URL="http://model/v1").environment

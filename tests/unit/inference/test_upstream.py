@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference.catalogue import TargetSpec
 from inference.errors import AttemptFailedError
 from inference.upstream import Upstream, answer_of, transport_failure
 
@@ -210,3 +211,32 @@ def test_an_answer_with_status_200_can_still_be_a_failure(body: bytes, reason: s
     with pytest.raises(AttemptFailedError) as failed:
         answer_of(body)
     assert (failed.value.reason, failed.value.error.status, failed.value.is_retryable) == (reason, 502, False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "url", "shown"),
+    [
+        ({}, "http://model/v1/chat/completions", ("authorization", f"Bearer {API_KEY}")),
+        ({"auth": "api-key"}, "http://model/v1/chat/completions", ("api-key", API_KEY)),
+        ({"api_version": "2024-10-21"}, "http://model/v1/chat/completions?api-version=2024-10-21", None),
+    ],
+)
+async def test_a_key_is_shown_and_a_version_named_as_the_provider_wants_it(
+    fields: dict[str, str], url: str, shown: tuple[str, str] | None
+) -> None:
+    requests: list[httpx2.Request] = []
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        requests.append(request)
+        return httpx2.Response(200, content=b"{}")
+
+    client = httpx2.AsyncClient(transport=httpx2.MockTransport(handler))
+    spec = TargetSpec.model_validate({"name": "a", "base_url": "http://model/v1", **fields})
+    await Upstream.of(spec, API_KEY, client).open(
+        "POST", "/chat/completions", content=PAYLOAD, request_id="req_1", read_timeout_s=10
+    )
+    assert str(requests[0].url) == url
+    if shown is not None:
+        name, value = shown
+        assert requests[0].headers[name] == value
+        assert [value for value in requests[0].headers.values() if API_KEY in value] == [shown[1]]

@@ -40,6 +40,11 @@ class LocalDir:
         return self.root / "stack.env"
 
     @property
+    def models(self) -> Path:
+        """The catalogue of a stack that asks the simulator."""
+        return self.root / "models.yaml"
+
+    @property
     def dev_env(self) -> Path:
         """What a client of the stack needs; to be sourced."""
         return self.root / "dev.env"
@@ -116,7 +121,15 @@ def reset(local: LocalDir, stores: tuple[str, ...]) -> None:
     with claimed(local):
         for name in stores:
             shutil.rmtree(local.store(name), ignore_errors=True)
-        for file in (local.secrets, local.stack_env, local.dev_env, local.demo_log, local.alive, local.pid):
+        for file in (
+            local.secrets,
+            local.stack_env,
+            local.models,
+            local.dev_env,
+            local.demo_log,
+            local.alive,
+            local.pid,
+        ):
             file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody keeps something else there
         local.root.rmdir()

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from devstack import ports
+from devstack import models, ports
 from devstack.credentials import DEVELOPMENT_KEY
 from devstack.stores import STORES
 
@@ -69,6 +69,8 @@ def make(
         for name in ("inference", "gateway", "cache", "jobs", "worker")
     ]
     ours = _environment(assigned, {**secrets, **_common(secrets, given)}, upstream)
+    if upstream.is_simulator:
+        ours[models.VARIABLE] = str(local.models)
     state_url = given.get("GATEWAY_STATE_URL", ours["GATEWAY_STATE_URL"])
     ours |= {"JOBS_STATE_URL": state_url, "WORKER_STATE_URL": state_url}
     if "traces" in {part.name for part in parts}:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from devstack import credentials, env_file, local_dir, plan, ports, supervise, upstream
+from devstack import credentials, env_file, local_dir, models, plan, ports, supervise, upstream
 from devstack.errors import CommandError
 from devstack.local_dir import LocalDir
 from devstack.stores import STORES
@@ -32,6 +32,8 @@ def run() -> None:
             stack = plan.make(os.environ, local, assigned, credentials.load(local.secrets), chosen)
         for store in STORES:
             local.store(store.name).mkdir(exist_ok=True)
+        if chosen.is_simulator:
+            local.models.write_text(models.render(os.environ, ports_url["simulator"]))
         local.dev_env.unlink(missing_ok=True)
         _write_stack_env(local, stack, chosen)
         try:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _MOST_SAMPLES = 1_000
 _JUDGED_EVERY_S = 1.0
+LEAST_ERRORS = 3
+"""One failure among twenty calls is above most bounds, and says nothing."""
 _BUCKETS = 10_000
 
 
@@ -66,7 +68,8 @@ class Canary:
         self._stable.forget(now)
         if len(self._canary.outcomes) < self._spec.min_requests:
             return
-        if self._canary.error_rate > self._stable.error_rate + self._spec.max_error_rate_increase:
+        is_failing = self._canary.errors >= LEAST_ERRORS
+        if is_failing and self._canary.error_rate > self._stable.error_rate + self._spec.max_error_rate_increase:
             self._roll_back("errors")
         elif now - self._latency_judged >= _JUDGED_EVERY_S:  # sorting is for once a second
             self._latency_judged = now
@@ -100,13 +103,13 @@ class _Record:
     def __init__(self, window_s: float) -> None:
         self.outcomes: deque[tuple[float, bool, float | None]] = deque()
         self._window_s = window_s
-        self._errors = 0
+        self.errors = 0
 
     def add(self, now: float, *, is_error: bool, ttft_s: float | None) -> None:
         if len(self.outcomes) >= _MOST_SAMPLES:
             self._drop()
         self.outcomes.append((now, is_error, ttft_s))
-        self._errors += is_error
+        self.errors += is_error
 
     def forget(self, now: float) -> None:
         while self.outcomes and self.outcomes[0][0] < now - self._window_s:
@@ -114,13 +117,13 @@ class _Record:
 
     @property
     def error_rate(self) -> float:
-        return self._errors / len(self.outcomes) if self.outcomes else 0.0
+        return self.errors / len(self.outcomes) if self.outcomes else 0.0
 
     def ttfts(self) -> list[float]:
         return sorted(ttft_s for _, _, ttft_s in self.outcomes if ttft_s is not None)
 
     def _drop(self) -> None:
-        self._errors -= self.outcomes.popleft()[1]
+        self.errors -= self.outcomes.popleft()[1]
 
 
 def percentile(ordered: list[float], share: float) -> float:

@@ -68,7 +68,7 @@ def read(content: bytes, file: str, secrets: NamedSecrets | None = None) -> Cata
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         if not isinstance(error, ValidationError):
             raise BadCatalogueError(file, [Problem(1, None, "it is no YAML in UTF-8")]) from None
-        found = [(tuple(problem["loc"]), problem["msg"]) for problem in error.errors(include_input=False)]
+        found = list(_of_fields(error))
     else:
         found = list(_inconsistencies(catalogue, secrets))
     problems = [Problem(_line(path, lines), param_path(_shown(path)), message) for path, message in found]
@@ -108,6 +108,15 @@ def _value(node: yaml.Node | None, path: Path, lines: dict[Path, int]) -> Any:
         return yaml.SafeLoader.construct_object(yaml.SafeLoader(""), node)
     except (yaml.YAMLError, ValueError):
         raise _MisplacedError("the value cannot be read", node, path) from None
+
+
+def _of_fields(error: ValidationError) -> Iterator[tuple[Path, str]]:
+    """Without the complaint that a list is too short because of those of its items that are told of anyway."""
+    problems = [(tuple(problem["loc"]), problem) for problem in error.errors(include_input=False, include_url=False)]
+    for path, problem in problems:
+        inner = any(len(other) > len(path) and other[: len(path)] == path for other, _ in problems)
+        if problem["type"] != "too_short" or not inner:
+            yield path, problem["msg"]
 
 
 def _line(path: Path, lines: dict[Path, int]) -> int:

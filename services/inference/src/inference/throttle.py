@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 WINDOW_S = 120.0
 BUCKET_S = 5.0
 PROBE_EVERY_S = 1.0
-LEAST_REQUESTS = 20
-"""In the window, before anything is refused: the first failure of a new process is no storm."""
+LEAST_ACCEPTS = 10
+"""As many count as accepted at least: the first failures of a new process are no storm."""
 HEALED_AFTER = 5
 """So many accepted calls running, and the refusals before them are forgotten. Without this an outage of 60 s that
 follows 10 s of traffic would be paid for with minutes of refusals after its end: accepts grow with the square of
@@ -42,9 +42,7 @@ class Throttle:
         self._forget()
         requests = sum(bucket[1] for bucket in self._buckets)
         accepts = sum(bucket[2] for bucket in self._buckets)
-        if requests < LEAST_REQUESTS:
-            return 0.0
-        return max(0.0, (requests - self._ratio * accepts) / (requests + 1))
+        return max(0.0, (requests - self._ratio * max(accepts, LEAST_ACCEPTS)) / (requests + 1))
 
     def admits(self) -> bool:
         now = self._clock()
