@@ -130,7 +130,7 @@ def test_no_route_is_hidden_from_the_document(service: str) -> None:
             if inner is not None:
                 routers.append(inner)
             else:
-                found.add(route.path)
+                found.add(route.path.replace(":path}", "}"))
     assert found == described
 
 

@@ -44,6 +44,13 @@ def test_models_are_listed(sdk: OpenAI) -> None:
     assert MODEL in {model.id for model in sdk.models.list()}
 
 
+def test_a_model_is_shown_and_one_that_does_not_exist_is_not(sdk: OpenAI) -> None:
+    assert sdk.models.retrieve(MODEL).id == MODEL
+    with pytest.raises(openai.NotFoundError) as refused:
+        sdk.models.retrieve("acme/none")
+    assert refused.value.code == "model_not_found"
+
+
 def test_an_unknown_field_reaches_the_upstream(stack: Platform, http: httpx2.Client, prompt: str) -> None:
     one, other = (
         http.post("/v1/chat/completions", json=chat(prompt, a_field_nobody_knows=value)).json()["id"]

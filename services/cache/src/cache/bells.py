@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from cache.names import BELLS
+from common.background import end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -50,8 +51,7 @@ class Bells:
         try:
             yield
         finally:
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
+            await end(listener)
 
     async def _listen(self) -> None:
         while True:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import orjson
 
+from common.background import end
 from common.identity import HopIdentity
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REFRESH_EVERY_S = 5.0
+FIRST_TRIES_S = 0.5
 TIMEOUT_S = 2.0
 UNKNOWN_MODEL = "-"
 _PATH = "/v1/catalogue"
@@ -28,6 +30,10 @@ _PLATFORM = HopIdentity("-", "-")
 """No tenant asks: the platform itself does."""
 _OK = 200
 _NOT_MODIFIED = 304
+
+
+WORTH_A_LINE = 10
+"""Failures in a row."""
 
 
 class ModelCatalogue:
@@ -38,7 +44,7 @@ class ModelCatalogue:
         self._signer = signer
         self._catalogue: Catalogue | None = None
         self._etag: str | None = None
-        self._is_failing = False
+        self._failures = 0
 
     @property
     def is_known(self) -> bool:
@@ -75,13 +81,12 @@ class ModelCatalogue:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end(task)
 
     async def _refresh_all(self) -> None:
         while True:
             await self.refresh()
-            await asyncio.sleep(REFRESH_EVERY_S)
+            await asyncio.sleep(REFRESH_EVERY_S if self.is_known else FIRST_TRIES_S)
 
     async def refresh(self) -> None:
         """Ask inference once. Any fault keeps what is known."""
@@ -95,11 +100,11 @@ class ModelCatalogue:
                 response = await self._client.get(_PATH, headers=headers)
             self._take(response)
         except (httpx2.HTTPError, TimeoutError, ValueError) as error:
-            if not self._is_failing:
+            self._failures += 1
+            if self._failures == WORTH_A_LINE:  # services start side by side: one or two failures are none
                 logger.warning("catalogue_unavailable", extra={"reason": type(error).__name__})
-            self._is_failing = True
         else:
-            self._is_failing = False
+            self._failures = 0
 
     def _take(self, response: httpx2.Response) -> None:
         if response.status_code == _NOT_MODIFIED:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import context as otel_context
 
 from common import framing, wire
+from common.background import end
 from gateway.cache_client import MOST_AT_ONCE
 
 if TYPE_CHECKING:
@@ -95,9 +96,7 @@ class EntryWriter:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._orders.join()
-            for writer in writers:
-                writer.cancel()
-            await asyncio.gather(*writers, return_exceptions=True)
+            await end(*writers)
 
     def _take(self, method: str, path: str, body: bytes, headers: dict[str, str], identity: HopIdentity) -> bool:
         if self._cache.breaker.is_open or self._bytes + len(body) > self._most_bytes or self._orders.full():

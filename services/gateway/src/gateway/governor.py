@@ -79,8 +79,12 @@ class Governor:
 def _check_model(call: Call) -> None:
     models = call.caller.policy.models
     if models is not None and call.model not in models:
-        # As inference says it of a model that does not exist: a key does not learn what others may use.
-        raise NotFound("The model does not exist, or this key may not use it.", param="model", code="model_not_found")
+        raise no_such_model()
+
+
+def no_such_model() -> NotFound:
+    """As inference says it of a model that does not exist: a key does not learn what others may use."""
+    return NotFound("The model does not exist, or you may not use it.", param="model", code="model_not_found")
 
 
 def _note_answer(decision: Decision, status: int, headers: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from common.background import end
 from gateway import key_store
 from gateway.errors import StoreUnavailableError
 from gateway.key_directory import REMEMBERED, STALE_S
@@ -66,8 +67,7 @@ class KeyUpkeep:
         try:
             yield
         finally:
-            rounds.cancel()
-            await asyncio.gather(rounds, return_exceptions=True)
+            await end(rounds)
             with contextlib.suppress(StoreUnavailableError):
                 await self._write()
 

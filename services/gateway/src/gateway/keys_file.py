@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import ValidationError
 
+from common.background import end
 from gateway.admin_requests import KeysFile
 
 if TYPE_CHECKING:
@@ -100,8 +101,7 @@ class DeclaredKeys:
         try:
             yield
         finally:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            await end(watch)
 
     def refresh(self) -> bool:
         """Whether the file changed and was taken over."""

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from common.background import end
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -37,8 +39,7 @@ class StoreBreaker:
 
     async def close(self) -> None:
         if self._healing is not None:
-            self._healing.cancel()
-            await asyncio.gather(self._healing, return_exceptions=True)
+            await end(self._healing)
 
     async def _heal(self) -> None:
         await self._sleep(REST_S)

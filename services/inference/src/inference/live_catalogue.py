@@ -13,6 +13,7 @@ import signal
 import threading
 from typing import TYPE_CHECKING
 
+from common.background import end
 from common.settings import BadSettingsError
 from inference.models_file import BadCatalogueError, Problem, read
 
@@ -63,8 +64,7 @@ class LiveCatalogue:
         finally:
             if is_main:
                 asyncio.get_running_loop().remove_signal_handler(signal.SIGHUP)
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            await end(watch)
 
     async def _watch(self, replace: Callable[[Catalogue], None]) -> None:
         while True:

@@ -7,6 +7,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from common import telemetry
+from common.background import end
 from common.health import Health
 from common.identity import HopVerifier
 from common.server import draining
@@ -80,6 +81,4 @@ async def in_background(work: Coroutine[None, None, None]) -> AsyncIterator[None
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await end(task)

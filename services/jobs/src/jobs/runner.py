@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from common.background import end
 from jobs.errors import StoreUnavailable
 from jobs.execution import STORE_PAUSE_S, LostError, insisting
 from jobs.settings import HEARTBEATS_MISSED
@@ -75,9 +76,7 @@ class Runner:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)
             await self._give_back()
 
     async def _claim_forever(self) -> None:

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from common.background import end
 from common.errors import DeadlineExceeded, ServiceError
 from common.event_stream import AlreadyToldError
 from gateway.cache_client import CacheClient, Follow, Found, Lead
@@ -103,9 +104,7 @@ class Flights:
         try:
             yield
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await end(*self._tasks)
 
     @property
     def count(self) -> int:

@@ -16,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from common.background import end
 from gateway.limits.errors import LimitsStoreAwayError
 from gateway.limits.store import LimitsStore, load_script
 
@@ -105,8 +106,7 @@ class Ledger:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end(task)
             await self.flush()
 
     async def _flush_all(self) -> None:

@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from common.background import end
 from gateway.limits.errors import LimitsStoreAwayError
 from gateway.limits.store import LimitsStore, load_script
 
@@ -78,9 +79,7 @@ class Settling:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEAVE_S):
                     await self.flush()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError, RedisError
 
+from common.background import end
 from gateway.limits.errors import LimitsStoreAwayError
 
 if TYPE_CHECKING:
@@ -81,9 +82,7 @@ class LimitsStore:
             yield
         finally:
             tasks = [task for task in (self._sender, self._probe) if task is not None]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)
             self._give_up("stopped")
 
     def submit(self, script: Script, keys: Sequence[str], arguments: Sequence[Word]) -> asyncio.Future[Any]:

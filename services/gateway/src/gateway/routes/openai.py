@@ -13,6 +13,7 @@ from common.errors import UpstreamFailed
 from gateway.answer import OK, Answer
 from gateway.call import CHAT, EMBEDDINGS, Call, ModelsCall
 from gateway.dependencies import Calls, ModelBody, acceptable_content, authenticated, state_of
+from gateway.governor import no_such_model
 from gateway.requests import ChatCompletionRequest, EmbeddingsRequest, check
 from gateway.routes import jobs
 from gateway.routes.describe import ERRORS, json_body
@@ -42,21 +43,35 @@ async def create_embeddings(request: Request, calls: Calls, body: ModelBody) -> 
 
 @router.get("/models", summary="List the models that the key may use")
 async def list_models(request: Request, calls: Calls) -> Response:
+    answer, models = await _models(request, calls)
+    if models is None:
+        return answer.response()
+    return replace(answer, body=orjson.dumps({"object": "list", "data": models})).response()
+
+
+@router.get("/models/{model:path}", summary="Show a model that the key may use")
+async def show_model(request: Request, calls: Calls, model: str) -> Response:
+    answer, models = await _models(request, calls)
+    if models is None:
+        return answer.response()
+    for known in models:
+        if known.get("id") == model:
+            return replace(answer, body=orjson.dumps(known)).response()
+    raise no_such_model()
+
+
+async def _models(request: Request, calls: Calls) -> tuple[Answer, list[dict[str, Any]] | None]:
+    """Inference's answer and, unless it is an error, the models in it that the key may use."""
     call = ModelsCall(calls.identity(), request.scope["state"]["request_id"], calls.deadline())
     answer = await state_of(request)["completions"].models(call, request.receive)
-    return _only(calls.caller.policy.models, answer).response()
-
-
-def _only(models: frozenset[str] | None, answer: Answer) -> Answer:
-    """The list without what the key may not use."""
-    if models is None or answer.status != OK:
-        return answer
+    if answer.status != OK:
+        return answer, None
+    allowed = calls.caller.policy.models
     try:
-        listed: dict[str, Any] = orjson.loads(answer.body)
-        listed["data"] = [model for model in listed["data"] if model["id"] in models]
+        listed = orjson.loads(answer.body)["data"]
+        return answer, [model for model in listed if allowed is None or model["id"] in allowed]
     except (orjson.JSONDecodeError, LookupError, TypeError) as error:
         raise UpstreamFailed("The list of models was none.") from error
-    return replace(answer, body=orjson.dumps(listed))
 
 
 async def _serve(request: Request, call: Call) -> Response:
