@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from common.identity import Priority
 
-START = 64
+START = 256
+"""Or the target's cap if that is lower. High, since a limit that is too high is lowered by a tenth at each refusal, and
+one that is too low grows by one for each window of slow calls."""
 DECREASE = 0.9
 QUEUE_SHARE = 0.5
 WAIT_S = 0.5
