@@ -246,7 +246,8 @@ async def test_an_upstream_that_is_away_gets_no_storm_and_its_return_is_felt_wit
                 upstream.status = None
                 await load.at(rate, seconds=times(6, 10))
                 healed = await load.at(rate, seconds=times(2, 10))
-    print(f"run {run}: attempts per request {ratios[0]:.2f}, then {ratios[1]:.2f}; healed: {healed.answered_share:.1%}")  # noqa: T201  # the figures
+    told = f"attempts per request {ratios[0]:.2f}, then {ratios[1]:.2f}; healed: {healed.answered_share:.1%}"
+    print(f"run {run}: {told} {dict(healed.codes)}")  # noqa: T201  # the figures
     assert ratios[0] <= 2
     assert ratios[1] <= 1.2
     assert healed.answered_share >= 0.99

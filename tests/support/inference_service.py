@@ -55,6 +55,7 @@ def inference_service(file: Path, text: str, **settings: Any) -> Iterator[Servic
     of_service = Settings(
         models_file=file,
         models_poll_s=POLL_S,
+        max_lag_s=60,  # the loop shares its process with load and upstreams: how late it is says nothing
         hop_secret=SecretStr(SECRETS["inference_hop_secret"]),
         **settings,
     )

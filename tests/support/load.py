@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +27,8 @@ class Outcomes:
     targets: list[str | None] = field(default_factory=list)
     attempts: list[int] = field(default_factory=list)
     """As the answers say it."""
+    codes: Counter[str] = field(default_factory=Counter)
+    """Of the errors."""
 
     @property
     def failed(self) -> int:
@@ -78,6 +81,8 @@ class Load:
             is_whole = not is_stream or answer.status_code != 200 or b"data: [DONE]" in answer.content
             status = answer.status_code if is_whole else 0
             target = answer.headers.get(wire.TARGET)
+            if status >= 400:  # an error by its status
+                outcomes.codes[str(answer.json()["error"]["code"])] += 1
             attempts = int(answer.headers.get(wire.ATTEMPTS, "0"))
         except httpx2.HTTPError:
             pass

@@ -39,12 +39,17 @@ def test_a_refusal_costs_a_tenth_once_in_a_window_and_never_what_is_below_the_fl
     for slot in slots:
         limit.congested(slot)
     assert limit.limit == int(START * 0.9)
-    for _ in range(60):
-        limit.release()
-        limit.congested(taken(limit, 1)[0] if limit.in_flight < limit.limit else slots[0])
-    for _ in range(200):
+    for _ in range(100):
+        limit.succeeded()
         limit.congested(Slot(limit._epoch))
     assert limit.limit == 4
+
+
+def test_an_outage_costs_a_tenth_and_no_more_however_long_it_is() -> None:
+    limit = at_most(1000)
+    for _ in range(1_000):
+        limit.congested(Slot(limit._epoch))
+    assert limit.limit == int(START * 0.9)
 
 
 def test_a_clean_window_at_the_limit_raises_it_by_one_and_an_idle_one_does_not() -> None:

@@ -2,7 +2,9 @@
 
 +1 after a clean window (as many successes as the limit, the limit having been reached), x 0.9 on a 429, a 503 or a
 first event that did not come in time; not by duration, which only follows the number of tokens. Of the refusals of one
-window only the first counts: they tell of the same moment. Source: TCP's congestion avoidance, RFC 5681, 3.1.
+window only the first counts: they tell of the same moment. So of those without any success between them: a target that
+accepts nothing is away, not crowded, and a limit that an outage had brought to its floor would grow again by one for
+each window of calls that may take 10 s each (ADR 0011). Source: TCP's congestion avoidance, RFC 5681, 3.1.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from common.identity import Priority
 
-START = 64
+START = 256
+"""Or the target's cap if that is lower. High, since a limit that is too high is lowered by a tenth at each refusal, and
+one that is too low grows by one for each window of slow calls."""
 DECREASE = 0.9
 QUEUE_SHARE = 0.5
 WAIT_S = 0.5
@@ -47,6 +51,8 @@ class ConcurrencyLimit:
         self._epoch = 0
         self._clean = 0
         self._was_reached = False
+        self._has_accepted = True
+        """Since the limit was last lowered."""
         self._waiting: dict[Priority, deque[asyncio.Future[Slot]]] = {"interactive": deque(), "batch": deque()}
 
     @property
@@ -92,6 +98,7 @@ class ConcurrencyLimit:
 
     def succeeded(self) -> None:
         self._clean += 1
+        self._has_accepted = True
         if self._clean >= self._limit:
             if self._was_reached:
                 self._limit = min(self._limit + 1, self._ceiling)
@@ -101,9 +108,10 @@ class ConcurrencyLimit:
 
     def congested(self, slot: Slot) -> None:
         """The call in `slot` was refused for load, or stayed without a first event."""
-        if slot.epoch == self._epoch:
+        if slot.epoch == self._epoch and self._has_accepted:
             self._limit = max(self._limit * DECREASE, self._floor)
             self._epoch += 1
+            self._has_accepted = False
             self._clean = 0
             self._was_reached = False
 
