@@ -44,13 +44,17 @@ class Lane:
     """Where it has to be a certain number, whatever the command line says."""
     warm_up: int | None = None
     """Requests before the first round; a fifth of a round's otherwise."""
+    is_limited: bool = False
+    """With a key that has limits."""
     model: str = stack.MODEL
     path: str = "/v1/chat/completions"
 
 
 LANES = (
     Lane("miss", 1000, "round {round}, question {}", "miss"),
+    Lane("miss-limited", 1000, "round {round}, limited question {}", "miss", is_limited=True),
     Lane("hit", 2000, "always the same question", "hit"),
+    Lane("hit-limited", 2000, "always the same question", "hit", is_limited=True),
     Lane("hit-stream", 1000, "[[sim tokens=100]] always the same stream", "hit", is_stream=True),
     Lane("hit-far", 1500, "one of many questions, {}", "hit", warm_up=1500),
     Lane("burst", 5000, "[[sim ttft_ms=200]] round {round}, prompt {}", None, shared=100, connections=100),
@@ -146,7 +150,7 @@ def _drive(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: 
     order = {
         "port": running.simulator_port if lane.is_direct else running.gateway_port,
         "path": lane.path,
-        "key": running.key,
+        "key": running.limited_key if lane.is_limited else running.key,
         "model": lane.model,
         "prompt": prompt + " " + (_PADDING * (asked.body_bytes // len(_PADDING) + 1))[: asked.body_bytes - len(prompt)],
         "is_stream": lane.is_stream,

@@ -13,14 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.stores import connect, is_reachable
 from devstack.stores import STORES
 from gateway.key_store import put_key
-from gateway.keys import generate_key
+from gateway.keys import Limits, generate_key
 from gateway.records import record_for
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ SERVICES = ("gateway", "cache", "inference")
 MODEL = "sim-small"
 EMBED, EMBED_ALONE = "sim-embed", "sim-large"
 """Two models that embed, of which the second joins no requests."""
+AMPLE = Limits(requests_per_minute=10**7, tokens_per_minute=10**10, max_concurrency=10**6)
 _START_S = 30
 _STOP_S = 10
 _POLL_S = 0.01
@@ -42,6 +43,8 @@ class Stack:
     gateway_port: int
     simulator_port: int
     key: str
+    limited_key: str
+    """Its requests, tokens and concurrency are limited, so generously that nothing is refused."""
     start_s: float
     """From the first process started to the first answer of a model through the gateway."""
     pids: Mapping[str, int]
@@ -100,10 +103,10 @@ def running(tracing: str, **settings: str) -> Iterator[Stack]:
         for name in (*SERVICES, "simulator"):
             pids[name] = _start(stack, name, [sys.executable, "-m", name], environment, home)
         _start(stack, "sink", [sys.executable, str(_HERE / "sink.py"), str(ports["sink"])], environment, home)
-        key = asyncio.run(_make_key(environment["GATEWAY_STATE_URL"], pepper))
+        key, limited_key = asyncio.run(_make_keys(environment["GATEWAY_STATE_URL"], pepper))
         _await_answer(ports["gateway"], key, home)
         del pids["simulator"]
-        yield Stack(ports["gateway"], ports["simulator"], key, time.perf_counter() - started, pids)
+        yield Stack(ports["gateway"], ports["simulator"], key, limited_key, time.perf_counter() - started, pids)
 
 
 def _free_ports(names: Iterable[str]) -> dict[str, int]:
@@ -177,15 +180,19 @@ def _is_ours(variable: str) -> bool:
     return variable.startswith(("GATEWAY_", "CACHE_", "INFERENCE_", "SIMULATOR_", "OTEL_", "SPILLWAY_"))
 
 
-async def _make_key(state_url: str, pepper: str) -> str:
-    key = generate_key("bench")
-    record = record_for(key.text, pepper=pepper, tenant="bench", name="bench")
+async def _make_keys(state_url: str, pepper: str) -> list[str]:
+    """Of the tenant `bench`: one without limits and one with."""
     store = connect(state_url)
+    made = []
     async with store, asyncio.timeout(_START_S):
         while not await is_reachable(store):  # noqa: ASYNC110  # another process: there is no event to wait for
             await asyncio.sleep(_POLL_S)
-        await put_key(store, record)
-    return key.text
+        for limits in (Limits(), AMPLE):
+            key = generate_key("bench")
+            record = record_for(key.text, pepper=pepper, tenant="bench", name="bench")
+            await put_key(store, replace(record, limits=limits))
+            made.append(key.text)
+    return made
 
 
 def _await_answer(gateway_port: int, key: str, home: Path) -> None:

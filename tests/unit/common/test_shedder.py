@@ -37,18 +37,18 @@ def test_a_burst_into_an_idle_process_is_let_in() -> None:
     assert Process().turn(200) == 200
 
 
-def test_turns_that_stay_long_are_given_25_ms_of_new_work_each() -> None:
+def test_turns_that_stay_long_are_given_125_ms_of_new_work_each() -> None:
     process = Process()
-    assert [process.turn(60), process.turn(60)] == [60, 60]  # not yet for 250 ms
+    assert [process.turn(150), process.turn(150)] == [150, 150]  # not yet for 250 ms
     process.clock.advance(0.25)
-    assert [process.turn(200) for _ in range(3)] == [25, 25, 25]
+    assert [process.turn(200) for _ in range(3)] == [125, 125, 125]
 
 
 def test_one_short_turn_ends_it() -> None:
     process = Process()
-    process.turn(60)
+    process.turn(150)
     process.clock.advance(0.25)
-    assert process.turn(200) == 25
+    assert process.turn(200) == 125
     assert process.turn(5) == 5
     assert process.turn(200) == 200
 
@@ -56,8 +56,8 @@ def test_one_short_turn_ends_it() -> None:
 def test_a_processor_taken_away_by_a_neighbour_counts_less_than_work_of_our_own() -> None:
     process = Process()
     for _ in range(10):
-        process.turn(8, stolen_s=0.05)
-    assert process.turn(30) == 30
+        process.turn(8, stolen_s=0.2)
+    assert process.turn(130) == 130
 
 
 @pytest.mark.parametrize(
