@@ -97,3 +97,9 @@ def test_bodies_and_requests_are_bounded_together() -> None:
     process.shedder.requests = 2
     assert process.asks() == "requests"
     assert process.shedder.refused == 2
+
+
+def test_one_pause_however_long_refuses_nothing() -> None:
+    process = Process()
+    process.shedder.observe_lag(3)
+    assert process.asks() is None

@@ -21,8 +21,8 @@ MAX_REQUESTS = 4096
 MAX_BODY_BYTES = 256 * 2**20
 MAX_LAG_S = 0.25
 LONG_TURN_CPU = 0.5
-"""Of the greatest lag: a turn is long that takes so much CPU time, 125 ms. Shorter ones are a busy process, no overload:
-a hundred callers that each wait for their answer before they ask again make turns of 100 ms (measured)."""
+"""Of the greatest lag: a turn is long that takes so much CPU time, 125 ms. Shorter ones are a busy process and no
+overload: a hundred callers that each wait for their answer before they ask again make turns of 100 ms (measured)."""
 LONG_TURN = 1.0
 """Likewise, of the clock: 250 ms."""
 BATCH_LAG = 0.4
@@ -97,6 +97,9 @@ class Shedder:
         elif self._lagging_since is None:
             self._lagging_since = self._clock()
 
+    def _has_lagged_for(self, seconds: float) -> bool:
+        return self._lagging_since is not None and self._clock() - self._lagging_since >= seconds
+
     def observe_memory(self, share: float) -> None:
         """Of what this process may use: 1 is all."""
         self._memory = share
@@ -106,7 +109,7 @@ class Shedder:
         now = self._clock()
         return (
             self._memory >= BATCH_MEMORY
-            or (self._lagging_since is not None and now - self._lagging_since >= BATCH_LAG_FOR_S)
+            or self._has_lagged_for(BATCH_LAG_FOR_S)
             or (self._long_since is not None and now - self._long_since >= BATCH_LAG_FOR_S)
         )
 
@@ -125,7 +128,7 @@ class Shedder:
             return "bodies"
         if self._memory >= ALL_MEMORY:
             return "memory"
-        if self._lag_s >= self._max_lag_s:
+        if self._lag_s >= self._max_lag_s and self._has_lagged_for(self._max_lag_s):  # one pause is none
             return "lag"
         if (
             self._long_since is not None
