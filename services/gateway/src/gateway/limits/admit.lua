@@ -46,6 +46,11 @@ local function integer(number)
   return string.format('%.0f', number)
 end
 
+-- Only ever longer: what counts a request alone (a replay, a submitted job) must not make a budget be forgotten.
+local function keep(name, ms)
+  if redis.call('PTTL', name) < ms then redis.call('PEXPIRE', name, integer(ms)) end
+end
+
 local scopes = #KEYS / 2
 local states = {}
 local is_refused = false
@@ -98,7 +103,7 @@ for i = 1, scopes do
     if #changed > 0 then
       redis.call('HSET', KEYS[2 * i - 1], unpack(changed))
       local ahead_ms = math.ceil((math.max(scope.r, scope.t) - now) / 1000)
-      redis.call('PEXPIRE', KEYS[2 * i - 1], has_budget and BUDGET_LIFE_MS or integer(ahead_ms + 60000))
+      keep(KEYS[2 * i - 1], has_budget and BUDGET_LIFE_MS or ahead_ms + 60000)
     end
     if scope.most_leases >= 0 then
       redis.call('ZADD', KEYS[2 * i], integer(now + life), call)

@@ -89,7 +89,9 @@ class LocalLimits:
             counters.running = max(counters.running - 1, 0)
             counters.tokens_at += moved * self._replicas
             if not verdict.is_exact:
-                _spend(counters, spent, verdict.day, verdict.month)
+                # As in the store: spending belongs to the day and month of its admission, if they are not over.
+                counters.local_day += spent if counters.day == verdict.day else 0
+                counters.local_month += spent if counters.month == verdict.month else 0
 
     def _violations(self, claim: Claim, counters: _Counters, cost: int, now: int) -> int:
         day, month = now // DAY_US, month_of(now) if claim.has_budget else 0
@@ -151,5 +153,7 @@ def share(limit: int, replicas: int) -> int:
 
 
 def _is_over(at: int, interval: int, replicas: int, now: int) -> bool:
+    if interval > MINUTE_US:  # more than the whole limit, which may be 0
+        return True
     ahead = max(at - now, 0)
     return interval >= 0 and ahead > 0 and ahead + interval * replicas > MINUTE_US

@@ -23,6 +23,11 @@ local function integer(number)
   return string.format('%.0f', number)
 end
 
+-- Only ever longer: what counts a request alone (a replay, a submitted job) must not make a budget be forgotten.
+local function keep(name, ms)
+  if redis.call('PTTL', name) < ms then redis.call('PEXPIRE', name, integer(ms)) end
+end
+
 local day, month = tonumber(ARGV[4]), tonumber(ARGV[5])
 for i = 1, (#KEYS - 1) / 2 do
   local counters = KEYS[2 * i]
@@ -59,9 +64,9 @@ for i = 1, (#KEYS - 1) / 2 do
   if #changed > 0 then
     redis.call('HSET', counters, unpack(changed))
     if ARGV[at + 4] == '1' then
-      redis.call('PEXPIRE', counters, BUDGET_LIFE_MS)
+      keep(counters, BUDGET_LIFE_MS)
     elseif ahead > 0 then
-      redis.call('PEXPIRE', counters, integer(math.max(math.ceil(ahead / 1000) + 60000, 120000)))
+      keep(counters, math.max(math.ceil(ahead / 1000) + 60000, 120000))
     end
   end
 end
