@@ -181,6 +181,7 @@ def test_a_settlement_after_midnight_belongs_to_the_day_of_its_admission(scripts
     scripts.now += HOUR
     assert scripts.admit(unique("c"), [one], cost=600_000).is_admitted
     scripts.settle(call, [one], [(0, 0, 400_000)], day=admitted.day, month=admitted.month)
+    assert scripts.admit(unique("c"), [one], cost=400_001).standings[0].violations == DAY
     assert scripts.admit(unique("c"), [one], cost=400_000).is_admitted
 
 
