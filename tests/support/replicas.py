@@ -21,6 +21,7 @@ from support.platform import Platform, eventually
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_START_S = 40
 _STOP_S = 10
 
 
@@ -62,7 +63,7 @@ def replicas(stack: Platform, count: int, *, logs: Path | None = None, **setting
             running.callback(_end, process)
             started.append(Replica(f"http://127.0.0.1:{port}", process))
         for replica in started:
-            eventually(functools.partial(_is_ready, replica.url))
+            eventually(functools.partial(_is_ready, replica.url), within_s=_START_S)
         yield started
 
 

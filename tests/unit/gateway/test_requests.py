@@ -136,3 +136,10 @@ def test_a_change_names_only_what_it_changes() -> None:
     assert check({"enabled": False}, KeyChange).model_dump(exclude_unset=True) == {"enabled": False}
     assert check({"expires_at": None}, KeyChange).model_dump(exclude_unset=True) == {"expires_at": None}
     assert refusal({"tenant": "mallory"}, KeyChange).param == "tenant"
+
+
+@pytest.mark.parametrize("tools", [[{"a": "\ud800"}], [{"a": 10**20}]])
+def test_what_cannot_be_written_is_a_bad_request_inside_of_tools_too(tools: list[Any]) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check({**CHAT, "tools": tools}, ChatCompletionRequest)
+    assert refused.value.code == "invalid_json"

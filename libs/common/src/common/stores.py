@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -32,3 +34,9 @@ async def is_reachable(store: Redis) -> bool:
         return bool(await store.ping())
     except (RedisError, OSError, TimeoutError):
         return False
+
+
+async def close(store: Redis) -> None:
+    """Let go of its connections. A store that does not even take a goodbye (frozen, gone) is no reason to fail."""
+    with contextlib.suppress(RedisError, OSError, TimeoutError):
+        await store.aclose()

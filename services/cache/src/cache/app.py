@@ -18,7 +18,7 @@ from common.identity import HopVerifier
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
-from common.stores import connect, is_reachable
+from common.stores import close, connect, is_reachable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,7 +38,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
             store: Redis = connect(settings.store_url.get_secret_value())
-            stack.push_async_callback(store.aclose)
+            stack.push_async_callback(close, store)
             health.add_shared("cache_store", lambda: is_reachable(store))
             bells = Bells(store)
             await stack.enter_async_context(bells.listening())

@@ -17,7 +17,7 @@ from common.overload.shedder import Shedder
 from common.server import draining
 from common.service import frame
 from common.settings import BadSettingsError, load, revealed
-from common.stores import connect, is_reachable
+from common.stores import close, connect, is_reachable
 from gateway.admission.turnstile import Turnstile
 from gateway.authentication import Authenticator
 from gateway.caching import open_completions
@@ -68,7 +68,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
             store: Redis = connect(settings.state_url.get_secret_value())
-            stack.push_async_callback(store.aclose)
+            stack.push_async_callback(close, store)
             health.add_shared("state_store", lambda: is_reachable(store))
             state = await _open(stack, settings, store, provider, health=health, turnstile=turnstile, declared=declared)
             state["jobs"] = await _open_jobs(stack, settings, provider)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from common.errors import InvalidRequest, param_path
 from gateway.media_urls import check_media_urls
+from gateway.strict_json import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -152,7 +152,7 @@ def check(body: dict[str, Any], shape: type[BodyT]) -> BodyT:
 
 def _check_engine_work(body: dict[str, Any]) -> None:
     for name in ("tools", "response_format"):
-        if body.get(name) and len(orjson.dumps(body[name])) > MAX_SCHEMA_BYTES:
+        if body.get(name) and len(render({name: body[name]})) > MAX_SCHEMA_BYTES:
             raise InvalidRequest(f"'{name}' is larger than {MAX_SCHEMA_BYTES} bytes.", param=name, code="invalid_value")
 
 

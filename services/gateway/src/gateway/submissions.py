@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import orjson
 from pydantic import ConfigDict, Field
 
 from common.errors import InvalidRequest
@@ -20,6 +19,7 @@ from gateway.requests import (
     check,
     refuse_denied,
 )
+from gateway.strict_json import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -97,5 +97,5 @@ def idempotency_key(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def rendered(asked: JobRequest) -> bytes:
-    """The submission as it goes to the jobs service."""
-    return orjson.dumps(asked.model_dump(exclude_none=True))
+    """The submission as it goes to the jobs service. Raises `InvalidRequest`."""
+    return render(asked.model_dump(exclude_none=True))

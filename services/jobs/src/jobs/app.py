@@ -13,7 +13,7 @@ from common.identity import HopVerifier
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
-from common.stores import connect, is_reachable
+from common.stores import close, connect, is_reachable
 from jobs.dead_letters import DeadLetters
 from jobs.dependencies import State
 from jobs.reaper import reap_forever
@@ -43,7 +43,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
             redis: Redis = connect(settings.state_url.get_secret_value())
-            stack.push_async_callback(redis.aclose)
+            stack.push_async_callback(close, redis)
             health.add_shared("state_store", lambda: is_reachable(redis))
             state = _state(settings, redis)
             reaping = reap_forever(state["transitions"], state["store"], interval_s=settings.reap_interval_s)

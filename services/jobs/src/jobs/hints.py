@@ -12,7 +12,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from common.stores import CALL_TIMEOUT_S
+from common.stores import CALL_TIMEOUT_S, close
 from jobs.errors import StoreUnavailable
 from jobs.transitions import PREFIX
 
@@ -44,4 +44,4 @@ class Hints:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._redis.aclose()
+        await close(self._redis)

@@ -12,7 +12,7 @@ from common.identity import HopSigner
 from common.server import draining, run
 from common.service import frame
 from common.settings import load, revealed
-from common.stores import connect, is_reachable
+from common.stores import close, connect, is_reachable
 from jobs.app import in_background
 from jobs.execution import Execution
 from jobs.hints import Hints
@@ -49,7 +49,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             redis: Redis = connect(settings.state_url.get_secret_value())
-            stack.push_async_callback(redis.aclose)
+            stack.push_async_callback(close, redis)
             health.add_shared("state_store", lambda: is_reachable(redis))
             store = JobStore(redis, max_bytes=settings.max_bytes)
             transitions = Transitions(redis, max_bytes=store.max_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from common.stores import connect, is_reachable
+from common.stores import close, connect, is_reachable
 from gateway.limits.learning import Experience
 from gateway.limits.ledger import Ledger
 from gateway.limits.limiter import Limiter
@@ -31,7 +31,7 @@ async def open_limits(
         logger.warning("limits_are_local", extra={"expected_replicas": replicas})
         return Limiter(catalogue, local, experience, Ledger(None), replicas=replicas)
     client = connect(url)
-    stack.push_async_callback(client.aclose)
+    stack.push_async_callback(close, client)
     health.add_optional("limits_store", lambda: is_reachable(client))
     store = LimitsStore(client)
     await stack.enter_async_context(store.working())

@@ -27,7 +27,8 @@ SETTLE = load_script("settle")
 RENEW = load_script("renew")
 LEASE_US = 30_000_000
 RENEW_EVERY_S = 10.0
-GATHER_S = 0.005
+GATHER_S = 0
+"""One turn of the loop: who asks again at once has to find its place free. Under load the store's pipeline gathers."""
 MOST_WAITING = 10_000
 """Settlements that wait for the store to come back; of more the oldest are lost, and their reservations stand."""
 MARK_LIFE_S = 300

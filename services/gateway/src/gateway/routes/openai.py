@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
 from common.errors import UpstreamFailed
@@ -50,7 +50,7 @@ async def list_models(request: Request, calls: Calls) -> Response:
 
 
 @router.get("/models/{model:path}", summary="Show a model that the key may use")
-async def show_model(request: Request, calls: Calls, model: str) -> Response:
+async def show_model(request: Request, calls: Calls, model: Annotated[str, Path(max_length=256)]) -> Response:
     answer, models = await _models(request, calls)
     if models is None:
         return answer.response()
