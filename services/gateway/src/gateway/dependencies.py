@@ -75,13 +75,15 @@ async def authenticated(request: Request) -> Caller:
     started = time.perf_counter()
     scope_state = request.scope["state"]
     timings = scope_state["timings"] = Timings()
-    scope_state["decision"] = Decision(scope_state["headers"])
+    decision = scope_state["decision"] = Decision(scope_state["headers"])
     authorization, replays = request.headers.get("authorization"), state_of(request)["replays"]
     if replays is not None and is_hop_token(authorization):
         caller = await replays.authenticate(authorization)
     else:
         caller = await state_of(request)["authenticator"].authenticate(authorization, address_of(request))
     timings.record("auth", started)
+    decision.note("key", caller.key_id)
+    scope_state["ending"].callback(decision.record, scope_state["log"])
     span = trace.get_current_span()
     if span.is_recording():
         span.set_attribute("spillway.tenant", caller.tenant)

@@ -29,8 +29,6 @@ class Governor:
 
     async def serve(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
         """Admit `call`, then `answer` it, unless its `Idempotency-Key` has an answer already."""
-        call.decision.note("key", call.caller.key_id)
-        call.ending.callback(call.decision.record, call.log)
 
         async def admit_and_answer(one: Call) -> Response:
             return await self._admit_and_answer(one, answer)
@@ -62,8 +60,6 @@ class Governor:
 
         Its `Idempotency-Key` is the queue's to keep: it is one with the job.
         """
-        call.decision.note("key", call.caller.key_id)
-        call.ending.callback(call.decision.record, call.log)
         try:
             _check_model(call)
             await self._admit_replay(call)

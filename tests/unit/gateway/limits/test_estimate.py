@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,11 @@ def test_a_deeply_nested_body_is_no_recursion() -> None:
 )
 def test_output_is_what_the_caller_declares_for_all_choices(body: dict[str, Any], tokens: int | None) -> None:
     assert declared_output_tokens(call_under(NO_LIMITS, **body)) == tokens
+
+
+def test_choices_are_those_of_the_body_by_whatever_door_it_came() -> None:
+    call = replace(call_under(NO_LIMITS, max_tokens=7, n=3), choices=1)
+    assert declared_output_tokens(call) == 21
 
 
 def test_embeddings_write_nothing() -> None:

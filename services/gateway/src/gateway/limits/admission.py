@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from common import wire
 from gateway.limits.demand import cost_of
+from gateway.limits.estimate import choices
 from gateway.limits.ledger import NO_MODEL
 from gateway.limits.scopes import interval_us
 from gateway.limits.settling import mark_of
@@ -64,7 +65,7 @@ class Admission:
         cost = self._cost(usage)
         self._count(usage, cost)
         if usage is not None and not usage.is_estimated:
-            written = usage.output_tokens // max(self.call.choices, 1)
+            written = usage.output_tokens // choices(self.call)
             took_s = self.limiter.clock() - self._began
             self.limiter.experience.learn(self.call.caller.key_id, self.call.model, written, took_s)
         if self.verdict is None:

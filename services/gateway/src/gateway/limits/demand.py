@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gateway.limits.errors import PricesUnavailable, PriceUnknown, TooLargeForLimit
-from gateway.limits.estimate import declared_output_tokens, input_tokens
+from gateway.limits.estimate import choices, declared_output_tokens, input_tokens
 from gateway.limits.scopes import Claim, micro_dollars
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def demand_of(call: Call, scopes: Sequence[Scope], catalogue: ModelCatalogue, ex
     declared = declared_output_tokens(call)
     written = declared
     if written is None:
-        written = experience.output_tokens(call.caller.key_id, call.model) * call.choices
+        written = experience.output_tokens(call.caller.key_id, call.model) * choices(call)
         written = min(written, *(_room(scope, read, price) for scope in enforced)) if enforced else written
     longest = catalogue.max_output_tokens(call.model)
     if longest is not None:
-        written = min(written, longest * call.choices)
+        written = min(written, longest * choices(call))
     tokens, cost = read + max(written, 0), cost_of(price, read, max(written, 0)) or 0
     for scope in enforced:
         _check_that_it_can_fit(scope, tokens, cost)

@@ -51,4 +51,10 @@ def declared_output_tokens(call: Call) -> int | None:
     if call.endpoint == EMBEDDINGS:
         return 0
     declared = call.body.get("max_completion_tokens") or call.body.get("max_tokens")
-    return declared * call.choices if isinstance(declared, int) else None
+    return declared * choices(call) if isinstance(declared, int) else None
+
+
+def choices(call: Call) -> int:
+    """Answers that are asked for at once."""
+    wanted = call.body.get("n")
+    return wanted if isinstance(wanted, int) and wanted > 0 else 1

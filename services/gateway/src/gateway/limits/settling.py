@@ -58,6 +58,7 @@ class Settling:
         self._has_work = asyncio.Event()
         self._leases: dict[str, _Lease] = {}
         """By request id, the next to be renewed first."""
+        self._flushing: asyncio.Task[None] | None = None
         self.lost = 0
 
     def settle(self, request_id: str, keys: Sequence[str], words: Sequence[Word]) -> None:
@@ -83,6 +84,8 @@ class Settling:
             await end(*tasks)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LEAVE_S):
+                    if self._flushing is not None:
+                        await self._flushing
                     await self.flush()
 
     async def flush(self) -> None:
@@ -112,7 +115,8 @@ class Settling:
                 continue
             await self._has_work.wait()
             await asyncio.sleep(GATHER_S)
-            await self.flush()
+            self._flushing = asyncio.create_task(self.flush())  # of its own: to stop does not cut it
+            await asyncio.shield(self._flushing)
             if self._waiting:
                 self._has_work.set()
 

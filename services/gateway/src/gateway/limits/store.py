@@ -141,11 +141,12 @@ class LimitsStore:
                 again = [call for call, answer in zip(batch, answers, strict=True) if _is_unknown_script(answer)]
                 fresh = iter(await self._pipeline([call.words for call in again]))
                 answers = [next(fresh) if _is_unknown_script(answer) else answer for answer in answers]
+        failures = [answer for answer in answers if isinstance(answer, Exception)]
         for call, answer in zip(batch, answers, strict=True):
-            if isinstance(answer, Exception):  # READONLY, OOM, MISCONF, LOADING: it cannot count
-                raise answer
-            if not call.answer.done():  # else its caller has gone
+            if not isinstance(answer, Exception) and not call.answer.done():  # else its caller has gone
                 call.answer.set_result(answer)
+        if failures:  # READONLY, OOM, MISCONF, LOADING: it cannot count
+            raise failures[0]
 
     async def _pipeline(self, commands: Sequence[tuple[Word, ...]]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
