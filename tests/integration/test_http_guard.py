@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from common.http_guard import EARLY_REFUSAL, Door, guarded, refusal
+from common.http_guard import Door, guarded
 from support.server import running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import Iterator
 
     from starlette.types import Receive, Scope, Send
 
@@ -325,27 +325,6 @@ def test_connections_in_all_are_capped() -> None:
             assert status_of(heard(wire)) == 200
         over = talk(url, HEAD + b"\r\n")
         assert (status_of(over), refused(over)["code"]) == (503, "too_many_connections")
-
-
-def test_new_work_can_be_refused_before_the_application_starts() -> None:
-    asked: list[tuple[bytes, bytes]] = []
-
-    def shed(method: bytes, path: bytes) -> bytes | None:
-        asked.append((method, path))
-        return refusal(503, "overloaded", "Later.", retry_after_s=2) if path == b"/echo" else None
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
-        yield {EARLY_REFUSAL: shed}
-
-    from starlette.applications import Starlette  # noqa: PLC0415  # the only test with a lifespan's state
-    from starlette.routing import Mount  # noqa: PLC0415  # as above
-
-    with served(app=Starlette(routes=[Mount("/other", app=echo)], lifespan=lifespan)) as url:
-        answer = talk(url, POST + b"Content-Length: 100000\r\n\r\n" + b"a" * 100_000)
-        assert (status_of(answer), refused(answer)["code"]) == (503, "overloaded")
-        assert status_of(talk(url, b"GET /other/ HTTP/1.1\r\nHost: a\r\n\r\n")) == 200
-    assert asked == [(b"POST", b"/echo"), (b"GET", b"/other/")]
 
 
 def test_an_answer_cannot_be_split() -> None:

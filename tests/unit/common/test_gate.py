@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common.overload.gate import Gate, refusal_for
+from common.overload.gate import Gate
 from common.overload.memory import memory_gauge
 from common.overload.shedder import Shedder
 from support.asgi import Line, http_scope
@@ -75,7 +75,6 @@ async def test_health_and_admin_always_pass(path: str) -> None:
     app.shedder.observe_memory(1)
     app.shedder.observe_lag(1)
     assert (await ask(app, path)).sent[0]["status"] == 200
-    assert refusal_for(app.shedder, http_scope(path)) is None
 
 
 async def test_requests_and_their_announced_bodies_are_counted_until_they_are_over() -> None:
@@ -94,18 +93,6 @@ async def test_a_body_in_chunks_is_counted_as_it_comes() -> None:
     await app.gate(http_scope("/v1/read", "POST", {"transfer-encoding": "chunked"}), receive, Line().send)
     assert app.seen == (1, 70)
     assert app.shedder.body_bytes == 0
-
-
-def test_the_same_refusal_is_there_for_a_protocol_class_as_bytes() -> None:
-    app = App()
-    app.shedder.requests = 10
-    app.shedder.begin_turn()
-    refusal = refusal_for(app.shedder, http_scope("/generate", "POST"))
-    assert refusal is not None
-    head, _, body = refusal.raw().partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 503 ")
-    assert b"\r\nretry-after: 1\r\n" in head
-    assert json.loads(body)["error"]["code"] == "overloaded"
 
 
 def test_memory_is_what_the_control_group_holds_without_what_the_kernel_can_take_back(tmp_path: Path) -> None:

@@ -38,9 +38,6 @@ HEADER_TIMEOUT_S = 10
 LINGER_S = 2
 """How long what a refused client still sends is thrown away: to close over unread bytes is a reset, which may overtake
 the answer."""
-EARLY_REFUSAL = "early_refusal"
-"""Name in the lifespan's state of a callable (method, path) -> bytes | None. Bytes are a whole answer, headers and all;
-they are sent in place of starting the application, and the connection is closed."""
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
@@ -88,7 +85,6 @@ class HttpGuard(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._early_refusal = app_state.get(EARLY_REFUSAL)
         self._timer: asyncio.TimerHandle | None = None
         self._refusal: bytes | None = None
         self._is_over = False
@@ -193,10 +189,6 @@ class HttpGuard(HttpToolsProtocol):
         self._in_head = False
         self._stop_timer()
         self._check_head()
-        if self._early_refusal is not None:
-            answer = self._early_refusal(self.parser.get_method(), self.url)
-            if answer is not None:
-                self._refuse(answer)
         super().on_headers_complete()
         if self.parser.should_upgrade():
             # The parser reads nothing after this request; the application answers as if no upgrade had been asked for.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 REQUEST_ID = "x-request-id"
-TRACE_ID = "x-trace-id"
 TIMEOUT_MS = "x-request-timeout-ms"
 """Milliseconds that remain for the request at the moment of sending; relative, so that clocks do not matter."""
 ATTEMPTS = "x-upstream-attempts"

@@ -39,11 +39,6 @@ class Refusal:
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
 
-    def raw(self) -> bytes:
-        """The whole answer as HTTP/1.1, for a caller below ASGI."""
-        lines = b"".join(name + b": " + value + b"\r\n" for name, value in (*self.headers, _request_id()))
-        return b"HTTP/1.1 %d \r\n%b\r\n%b" % (self.status, lines, self.body)
-
 
 def _refusal(reason: Reason, *, is_batch: bool) -> Refusal:
     error = BatchOverloaded if is_batch else Overloaded
@@ -87,14 +82,6 @@ class Gate:
             await self._app(scope, receive if body_bytes is not None else admitted.counted(receive), send)
         finally:
             admitted.forget()
-
-
-def refusal_for(shedder: Shedder, scope: Scope) -> Refusal | None:
-    """The gate's judgement, for a server's protocol class that can answer with no more than the head in hand."""
-    if _is_always_open(scope["path"]):
-        return None
-    body_bytes, is_batch = _announced(scope["headers"])
-    return _judge(shedder, body_bytes or 0, is_batch=is_batch)
 
 
 def _judge(shedder: Shedder, body_bytes: int, *, is_batch: bool) -> Refusal | None:

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from gateway.keys import Limits
-
 if TYPE_CHECKING:
     from gateway.authentication import Caller
+    from gateway.keys import Limits
 
 MINUTE_US = 60_000_000
 """A bucket holds a minute's worth: so much may come at once, and the rest at the rate."""
-_NONE = Limits()
 _NO_LIMIT = -1
 
 ScopeName = Literal["key", "tenant", "key_model", "tenant_model"]
