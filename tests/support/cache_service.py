@@ -23,6 +23,8 @@ from gateway.sealing import Sealer
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from gateway.admission.turnstile import Turnstile
+
     Handler = Callable[[httpx2.Request], Coroutine[None, None, httpx2.Response]]
 
 BOUND_S = 5
@@ -92,7 +94,12 @@ def writer_of(cache: CacheClient, **bounds: int) -> EntryWriter:
 
 
 def completions_over(
-    service: CacheService, inference: Handler, *, hot_life_s: float = 0, **bounds: int
+    service: CacheService,
+    inference: Handler,
+    *,
+    hot_life_s: float = 0,
+    turnstile: Turnstile | None = None,
+    **bounds: int,
 ) -> tuple[Completions, EntryWriter]:
     """The gateway's part between a call and inference, over these two transports."""
     cache = service.cache()
@@ -101,7 +108,9 @@ def completions_over(
     completions = Completions(
         cache,
         InferenceClient(
-            httpx2.AsyncClient(transport=httpx2.MockTransport(inference), base_url="http://inference"), SIGNER
+            httpx2.AsyncClient(transport=httpx2.MockTransport(inference), base_url="http://inference"),
+            SIGNER,
+            turnstile,
         ),
         Flights(cache, FlightClient(service.client(), cache), SEALER, hot),
         writer,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 
 from common.deadline import Deadline
 from common.usage import HEADER, Usage
+from gateway.admission.turnstile import Turnstile
 from gateway.authentication import Caller
 from gateway.call import CHAT, Call, Timings
+from gateway.decision import Decision
 from gateway.reservation import Reservation
 from support.asgi import Line
 from support.cache_service import ALICE, BOUND_S, CacheService, completions_over
@@ -26,22 +28,28 @@ if TYPE_CHECKING:
 TOLD = {"prompt_tokens": 3, "completion_tokens": 4}
 WHOLE = {"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}], "usage": TOLD}
 REPORTED = Usage(5, 6, 0.25)
-PAYLOAD = b"x" * 400
+PROMPT = "x" * 380
+"""100 tokens, as they are estimated, with the role and the message around it."""
 
 
-def call_of(settled: list[Usage | None], *, is_stream: bool = False) -> Call:
-    body = {"model": "m", "stream": is_stream}
+def call_of(
+    settled: list[Usage | None], *, is_stream: bool = False, content: object = PROMPT, patience_s: float = BOUND_S
+) -> Call:
+    body = {"model": "m", "stream": is_stream, "messages": [{"role": "user", "content": content}]}
+    payload, deadline = json.dumps(body).encode(), Deadline.after(patience_s)
     return Call(
-        Caller("alice", "key1"), ALICE, "req_1", CHAT, body, PAYLOAD, Deadline.after(BOUND_S), Timings(),
+        Caller("alice", "key1"), ALICE, "req_1", CHAT, body, payload, deadline, Timings(),
         is_stream=is_stream, reservation=Reservation(settled.append),
     )  # fmt: skip
 
 
-async def settled_by(inference: Handler, *, is_stream: bool = False, leaves: bool = False) -> list[Usage | None]:
+async def settled_by(
+    inference: Handler, *, leaves: bool = False, turnstile: Turnstile | None = None, **of_call: Any
+) -> list[Usage | None]:
     """What the reservation was settled with after one call over `inference`."""
     settled: list[Usage | None] = []
-    call = call_of(settled, is_stream=is_stream)
-    completions, writer = completions_over(CacheService(), inference)
+    call = call_of(settled, **of_call)
+    completions, writer = completions_over(CacheService(), inference, turnstile=turnstile)
     line = Line()
     async with asyncio.timeout(BOUND_S), writer.writing(BOUND_S), completions.flights.flying():
         asking = asyncio.create_task(answered(completions, call, line))
@@ -121,6 +129,24 @@ async def test_a_request_that_got_lost_on_its_way_may_have_cost_its_prompt() -> 
 
 async def test_a_client_that_leaves_pays_for_its_prompt() -> None:
     assert await settled_by(hang, leaves=True) == [Usage(100, 0, is_estimated=True)]
+
+
+async def test_a_client_that_leaves_while_it_waits_for_a_slot_pays_nothing() -> None:
+    full = Turnstile(4, queue_wait_s=BOUND_S)
+    for _ in range(4):
+        await full.enter(ALICE, "m", Decision(), patience_s=BOUND_S)
+    assert await settled_by(hang, leaves=True, turnstile=full) == [None]
+
+
+async def test_a_call_with_too_little_time_left_pays_nothing() -> None:
+    assert await settled_by(hang, patience_s=0.2) == [None]
+
+
+async def test_a_picture_is_estimated_as_one_however_long_its_bytes_are() -> None:
+    picture = [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 400_000}}]
+    (usage,) = await settled_by(hang, leaves=True, content=picture)
+    assert usage is not None
+    assert 1_000 <= usage.input_tokens < 1_100
 
 
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'

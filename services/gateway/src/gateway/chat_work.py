@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from common import sse, usage, wire
-from common.errors import DeadlineExceeded, ServiceError, UpstreamFailed
+from common.errors import DeadlineExceeded, UpstreamFailed
 from common.event_stream import relay_chat
 from common.watchdog import Watchdog
 from gateway.answer import OK, of_upstream, passed_on
 from gateway.call import CHAT
 from gateway.chat_shapes import NotAChatAnswerError
 from gateway.coalescing.flight import Failure, Head
+from gateway.errors import InferenceUnreachable
 from gateway.kept_chat import kept_stream, kept_whole
 from gateway.metering import Meter
 from gateway.strict_json import render
@@ -49,7 +49,7 @@ class ChatWork:
     kept: bytes = b""
 
     async def fetch(self, flight: Flight, call: Call) -> Failure | None:
-        return await fetch(self.inference, flight, call, payload=self._payload(call))
+        return await fetch(self.inference, flight, replace(call, payload=self._payload(call)))
 
     def is_worth_keeping(self, flight: Flight) -> bool:
         """Only an answer that is whole is kept: valid, and every choice of it finished."""
@@ -76,7 +76,7 @@ class ChatWork:
         return render({**call.body, "stream_options": {**options, "include_usage": True}})
 
 
-async def fetch(inference: InferenceClient, flight: Flight, call: Call, *, payload: bytes) -> Failure | None:
+async def fetch(inference: InferenceClient, flight: Flight, call: Call) -> Failure | None:
     """Ask inference and feed the flight with what it answers, or return the error that it answered.
 
     Raises `ServiceError`. Sets the usage of the call's reservation, whatever happens.
@@ -85,18 +85,15 @@ async def fetch(inference: InferenceClient, flight: Flight, call: Call, *, paylo
     meter = Meter(call)
     failure = None
     try:
-        response = await inference.send(replace(call, payload=payload))
+        response = await inference.send(call, sending=meter.sending)
         meter.was_at_work = response.status_code == OK
         if response.status_code == OK and response.headers.get("content-type", "").startswith(wire.EVENT_STREAM):
             call.timings.record("upstream", started)
             await _fetch_events(response, flight, call, meter)
         else:
             failure = await _fetch_whole(response, flight, call, meter, started)
-    except asyncio.CancelledError:  # nobody waits any more, or the deadline passed: what it cost will not be told
-        meter.was_at_work = True
-        raise
-    except ServiceError as error:
-        meter.was_at_work |= error.headers.get(wire.SHOULD_RETRY) == "false"
+    except InferenceUnreachable:
+        meter.was_at_work = False
         raise
     finally:
         meter.settle()

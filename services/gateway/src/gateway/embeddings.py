@@ -6,7 +6,7 @@ batch as a whole, so its tokens are divided among the items by their length; the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -70,17 +70,20 @@ class EmbeddingsWork:
     async def fetch(self, flight: Flight, call: Call) -> Failure | None:
         places = [place for place, hit in enumerate(self.found) if hit is None]
         is_all = len(places) == len(self.items)
-        payload = call.payload if is_all else render({**call.body, "input": [self.items[place] for place in places]})
         part = Flight(flight.max_bytes)
-        failure = await fetch(self.inference, part, call, payload=payload)
+        asked = call
+        if not is_all:
+            body = {**call.body, "input": [self.items[place] for place in places]}
+            asked = replace(call, body=body, payload=render(body))
+        failure = await fetch(self.inference, part, asked)
         if failure is not None or part.head is None:
             return failure
-        body = part.content()
-        self.fresh = dict(zip(places, entries_of(body, [self.items[place] for place in places]), strict=False))
+        content = part.content()
+        self.fresh = dict(zip(places, entries_of(content, [self.items[place] for place in places]), strict=False))
         flight.take_off(part.head)
         if not is_all:
-            body = self._put_together(len(places))
-        flight.add(body)
+            content = self._put_together(len(places))
+        flight.add(content)
         flight.land()
         return None
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from common.errors import InvalidRequest, Unavailable
 
 
+class InferenceUnreachable(Unavailable):
+    """No byte of the request was sent, or the hop was refused at its door: no model has worked."""
+
+
 class StoreUnavailableError(Unavailable):
     """The state store did not answer in its time, or with nonsense; `reason` is for the log."""
 

@@ -10,9 +10,10 @@ import httpx2
 from common import wire
 from common.errors import DeadlineExceeded, Unavailable
 from gateway.admission.turnstile import UNBOUNDED, Turnstile
+from gateway.errors import InferenceUnreachable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from common.deadline import Deadline
     from common.identity import HopIdentity, HopSigner
@@ -39,11 +40,13 @@ class InferenceClient:
         self._turnstile = turnstile or Turnstile(UNBOUNDED)
         self._urls: dict[str, httpx2.URL] = {}
 
-    async def send(self, call: Call) -> httpx2.Response:
-        """Return the open response; the caller closes it, and its slot is free again once it is closed.
+    async def send(self, call: Call, *, sending: Callable[[], None] = lambda: None) -> httpx2.Response:
+        """Return the open response; the caller closes it, and its slot is free again once it is closed. `sending` is
+        called when the request is about to leave: before that nobody has worked for it.
 
-        Raises `Overloaded` or `BatchOverloaded` (no slot in time), `Unavailable` or `DeadlineExceeded`. A second try is
-        made only when no byte of the request was sent: inference alone retries what may have run.
+        Raises `Overloaded` or `BatchOverloaded` (no slot in time), `InferenceUnreachable`, `Unavailable` or
+        `DeadlineExceeded`. A second try is made only when no byte of the request was sent: inference alone retries what
+        may have run.
         """
         patience_s = call.deadline.budget_s()
         slot = await self._turnstile.enter(call.identity, call.model, call.decision, patience_s=patience_s)
@@ -52,6 +55,7 @@ class InferenceClient:
             headers = self._headers(call.identity, call.request_id, call.deadline) | {"content-type": wire.JSON}
             if call.caller.is_replay:
                 headers[wire.MAX_ATTEMPTS] = "1"
+            sending()
             response = await self._send("POST", call.endpoint, headers=headers, content=call.payload, read_s=budget_s)
         except BaseException as error:
             if isinstance(error, Unavailable) or (isinstance(error, DeadlineExceeded) and patience_s >= FAIR_WAIT_S):
@@ -82,7 +86,7 @@ class InferenceClient:
                 response = await self._client.send(request, stream=True)
             except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
                 if attempt == _CONNECT_TRIES or time.monotonic() >= connect_by:
-                    raise Unavailable("The inference service cannot be reached.") from error
+                    raise InferenceUnreachable("The inference service cannot be reached.") from error
             except httpx2.TimeoutException as error:
                 raise DeadlineExceeded("The model did not answer in time.", headers=wire.FINAL) from error
             except httpx2.HTTPError as error:
@@ -90,7 +94,7 @@ class InferenceClient:
             else:
                 if response.status_code == _HOP_REFUSED:
                     await response.aclose()
-                    raise Unavailable("The platform's services do not trust each other.", code="hop_refused")
+                    raise InferenceUnreachable("The platform's services do not trust each other.", code="hop_refused")
                 return response
         raise AssertionError("unreachable")
 

@@ -10,12 +10,11 @@ import orjson
 from common import sse
 from common.usage import Usage, take_comment
 from gateway.chat_shapes import split
+from gateway.limits.estimate import input_tokens
 
 if TYPE_CHECKING:
     from gateway.call import Call
 
-BYTES_A_TOKEN = 4
-"""Of a prompt, for want of its tokenizer."""
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 
 
@@ -29,6 +28,9 @@ class Meter:
         self._events = 0
         self.was_at_work = False
         """A model may have worked on it, whether we have heard of that or not."""
+
+    def sending(self) -> None:
+        self.was_at_work = True
 
     def report(self, text: str | None) -> None:
         """Take the usage that inference reports with a whole answer, or with an error."""
@@ -61,8 +63,7 @@ class Meter:
         elif isinstance(self._told, dict):
             self._call.reservation.usage = Usage(_count(self._told, "prompt"), _count(self._told, "completion"))
         elif self.was_at_work:
-            tokens = len(self._call.payload) // BYTES_A_TOKEN
-            self._call.reservation.usage = Usage(tokens, self._events, is_estimated=True)
+            self._call.reservation.usage = Usage(input_tokens(self._call), self._events, is_estimated=True)
 
 
 def _count(told: dict[str, Any], of: str) -> int:
