@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gateway.call import Call
     from gateway.decision import Decision
     from gateway.idempotency.keyed_requests import KeyedRequests
+    from gateway.limits.admission import Admission
     from gateway.limits.limiter import Limiter
 
 _TOLD = {"model": wire.MODEL, "target": wire.TARGET, "attempts": wire.ATTEMPTS}
@@ -43,8 +44,13 @@ class Governor:
 
     async def _admit_replay(self, call: Call) -> None:
         """What a replay pays: the request rate alone."""
+        admission = await self._admit_rate(call)
+        admission.is_cached = True
+
+    async def _admit_rate(self, call: Call) -> Admission:
         admission = await self.limits.admit(call, rate_only=True)
         call.ending.callback(admission.reservation.release)
+        return admission
 
     async def _admit_and_answer(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
         """What `call` holds is given back when the answer is over, whatever ended it."""
@@ -62,7 +68,7 @@ class Governor:
         """
         try:
             _check_model(call)
-            await self._admit_replay(call)
+            await self._admit_rate(call)
             response = await accept(call)
         except ServiceError as error:
             _note_answer(call.decision, error.status, error.headers)

@@ -12,10 +12,10 @@ from common.usage import Usage
 from gateway.keys import Limits, Policy
 from gateway.limits.errors import LimitsStoreAwayError
 from gateway.limits.learning import Experience
-from gateway.limits.ledger import Ledger
+from gateway.limits.ledger import NO_MODEL, Ledger
 from gateway.limits.limiter import Limiter
 from gateway.limits.local import LocalLimits
-from support.limits import call_under, known_models
+from support.limits import MODEL, call_under, known_models
 
 if TYPE_CHECKING:
     from gateway.limits.settling import Settling
@@ -150,3 +150,20 @@ async def test_an_answer_teaches_and_an_estimate_does_not() -> None:
         admission.reservation.usage = usage
         admission.reservation.release()
     assert limiter.experience.output_tokens("k1", "m") <= 21
+
+
+class Told(Ledger):
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.rows_told: list[tuple[str, Any]] = []
+
+    def add(self, tenant: str, key_id: str, model: str, measures: Any) -> None:  # noqa: ARG002  # the interface
+        self.rows_told.append((model, measures))
+
+
+async def test_what_only_counts_as_a_request_is_no_hit_and_keeps_no_name_that_a_client_made_up() -> None:
+    limiter = _limiter(Store())
+    told = limiter.ledger = Told()
+    for name in ("acme/made-up", MODEL):
+        (await limiter.admit(call_under(Policy(), model=name), rate_only=True)).reservation.release()
+    assert told.rows_told == [(NO_MODEL, {"requests": 1}), (MODEL, {"requests": 1})]

@@ -74,7 +74,7 @@ class Limiter:
         """
         scopes = scopes_of(call.caller, call.model)
         demand = rate_of(scopes) if rate_only else demand_of(call, scopes, self.catalogue, self.experience)
-        admission = Admission(call, demand, self, is_cached=rate_only)
+        admission = Admission(call, demand, self)
         if not scopes:
             call.decision.note("limits", "none")
             return admission
