@@ -203,6 +203,18 @@ def test_a_network_that_shows_bad_keys_is_told_to_wait(state_store: Valkey, cach
             assert admin.get("/admin/keys").status_code == 200
 
 
+def test_what_only_looks_like_a_workers_token_counts_as_a_failed_login(
+    state_store: Valkey, cache_store: Valkey
+) -> None:
+    with (
+        platform(state_store.url, cache_store.url, of_gateway={"failed_logins_per_minute": 20}) as started,
+        started.http("eyJhbGciOiJIUzI1NiJ9.e30.made-up") as stranger,
+    ):
+        statuses = [stranger.get("/v1/models").status_code for _ in range(25)]
+    assert statuses[:20] == [401] * 20
+    assert set(statuses[20:]) == {429}
+
+
 @pytest.mark.chaos
 @pytest.mark.parametrize("fault", ["freeze", "kill"])
 def test_a_key_that_this_replica_never_met_works_while_the_state_store_is_away(

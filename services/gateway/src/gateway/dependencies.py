@@ -39,7 +39,7 @@ from gateway.key_directory import KeyDirectory
 from gateway.keys import ApiKey
 from gateway.keys_file import DeclaredKeys
 from gateway.limits.ledger import Ledger
-from gateway.replays import ReplayAuthenticator, is_hop_token
+from gateway.replays import KeyRevoked, ReplayAuthenticator, is_hop_token
 from gateway.requests import refuse_denied
 from gateway.settings import Settings
 from gateway.strict_json import parse_object, render
@@ -78,7 +78,7 @@ async def authenticated(request: Request) -> Caller:
     decision = scope_state["decision"] = Decision(scope_state["headers"])
     authorization, replays = request.headers.get("authorization"), state_of(request)["replays"]
     if replays is not None and is_hop_token(authorization):
-        caller = await replays.authenticate(authorization)
+        caller = await _replayed(request, replays, authorization)
     else:
         caller = await state_of(request)["authenticator"].authenticate(authorization, address_of(request))
     timings.record("auth", started)
@@ -93,6 +93,19 @@ async def authenticated(request: Request) -> Caller:
 
 
 AuthenticatedCaller = Annotated[Caller, Depends(authenticated)]
+
+
+async def _replayed(request: Request, replays: ReplayAuthenticator, authorization: str | None) -> Caller:
+    """A worker's caller. A token that is none of ours is a failed authentication like any other."""
+    try:
+        return await replays.authenticate(authorization)
+    except KeyRevoked:
+        raise
+    except Unauthenticated:
+        failed_logins, address = state_of(request)["failed_logins"], address_of(request)
+        failed_logins.check(address)
+        failed_logins.note(address)
+        raise
 
 
 def address_of(request: Request) -> str | None:
