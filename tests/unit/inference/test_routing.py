@@ -138,6 +138,15 @@ async def test_a_job_s_replay_is_one_attempt_over_all_targets() -> None:
     assert (len(platform.asked), error.headers["x-upstream-attempts"]) == (1, "1")
 
 
+async def test_the_larger_model_takes_a_job_s_replay_too() -> None:
+    platform = Platform(FAMILY)
+    platform.broken["a"] = refusal("context_length_exceeded")
+    assert await platform.asks(question(max_attempts=1)) == "g"
+    platform.broken["g"] = failure()
+    await platform.fails(question(max_attempts=1))
+    assert platform.asked == ["a", "g", "a", "g"]
+
+
 async def test_an_unknown_model_is_the_same_404_whatever_it_is_called() -> None:
     platform = Platform(TWO)
     told = []

@@ -69,7 +69,7 @@ class Router:
         `x-should-retry: false`; `ModelNotFound`, `Saturated` or `Throttled` when nothing was attempted.
         """
         self.requests += 1
-        journey = Journey(question, self.served, self._policy, min(self._max_attempts, question.max_attempts))
+        journey = Journey(question, self.served, self._policy, self._max_attempts)
         route = question.route
         try:
             async for round_ in stamina.retry_context(
@@ -113,6 +113,7 @@ class Journey:
     def __init__(self, question: Question, served: ServedModels, policy: Policy, max_attempts: int) -> None:
         self.number = 0
         self.max_attempts = max_attempts
+        self._callers_attempts = question.max_attempts
         self.model = served.find(question.model)
         """The one that is asked at the moment."""
         self._asked_for = self.model
@@ -155,11 +156,14 @@ class Journey:
         if not isinstance(error, AttemptFailedError) or self.number >= self.max_attempts:
             return False
         self._last_error = error.error
-        if error.error.code == TOO_LONG:
+        if error.error.code == TOO_LONG:  # another request in all but name: not one of the caller's attempts
             return self._turned_to_larger()
         self._timeouts += error.reason == "timeout"
-        if not error.is_retryable or self._timeouts >= MAX_TIMEOUTS:
-            return False
+        is_enough = self._timeouts >= MAX_TIMEOUTS or self.number >= self._callers_attempts
+        return False if is_enough or not error.is_retryable else self._drawn_wait(error)
+
+    def _drawn_wait(self, error: AttemptFailedError) -> bool | float:
+        """The wait before a retry that has been paid for; False when the time or the budget does not allow it."""
         failed = self._tried[-1]
         wait_s = 0.0 if self._has_other() else self._wait_for_same(error)
         if wait_s is None or wait_s + LEAST_USEFUL_S + HOP_RESERVE_S > self._question.deadline.remaining_s():
