@@ -11,7 +11,7 @@ import httpx2
 import pytest
 import redis
 
-from support.platform import BOUND_S, MODEL, Platform, chat, eventually, platform
+from support.platform import ADMIN_KEY, BOUND_S, MODEL, Platform, chat, eventually, platform
 from support.valkey import valkey
 
 if TYPE_CHECKING:
@@ -263,3 +263,17 @@ def leave_after(sender: Sender, seconds: float) -> None:
             if time.monotonic() > leaving:
                 return
         pytest.fail("the answer was whole before its client could leave")
+
+
+def test_what_one_keys_limits_refuse_is_no_answer_for_another_key_of_the_tenant(stack: Platform, prompt: str) -> None:
+    with stack.http(ADMIN_KEY) as admin:
+        small, large = (
+            admin.post("/admin/keys", json={"tenant": "both", "name": "x", "limits": limits}).json()["key"]
+            for limits in ({"tokens_per_minute": 10}, {})
+        )
+    body = chat(prompt, max_tokens=100)
+    refused = Sender(stack, body, prompt.replace(" ", "_"), small).send()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "request_too_large_for_limit")
+    answered = Sender(stack, body, prompt.replace(" ", "_"), large).send()
+    assert answered.status_code == 200
+    assert "idempotent-replayed" not in answered.headers

@@ -24,8 +24,9 @@ REPLAYED = "idempotent-replayed"
 MAX_BEHIND_BYTES = 64 * 1024
 """What is kept no more, and not read yet either, holds the recording up, as it would hold up its own stream."""
 MAX_KEPT_BYTES = 32 * 2**20
-_KEPT_STATUSES = frozenset({*range(200, 300), 400, 413, 422})
-"""What the same body gets again, whenever it is sent and whichever of a tenant's keys sends it."""
+_REFUSALS = frozenset({400, 413, 422})
+"""What the same body gets again, whenever it is sent and whichever of a tenant's keys sends it, if the model's side
+said so; what the platform refuses by itself depends on the key and on the day."""
 _KEPT_HEADERS = frozenset(
     {"content-type", "cache-control", "x-accel-buffering", "age"}
     | {wire.CACHE, wire.ATTEMPTS, wire.MODEL, wire.TARGET, wire.SHOULD_RETRY}
@@ -43,7 +44,9 @@ class Recorded:
     @property
     def is_final(self) -> bool:
         """Whether a retry gets this answer again. What may end otherwise next time is not: 429, 5xx, timeouts."""
-        return self.status in _KEPT_STATUSES
+        if self.status in _REFUSALS:
+            return self.headers.get(wire.ATTEMPTS, "0") != "0"
+        return 200 <= self.status < 300  # noqa: PLR2004  # the range is the meaning
 
     def response(self, *, is_replay: bool) -> Response:
         headers = self.headers | ({REPLAYED: "true"} if is_replay else {})
