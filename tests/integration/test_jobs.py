@@ -149,7 +149,8 @@ def test_one_key_is_one_job_and_another_body_under_it_is_refused(
 @pytest.mark.parametrize("key", [b"", b"a" * 256, b"two words", "ä".encode()])
 def test_a_key_that_is_none_is_refused(http: httpx2.Client, prompt: str, key: bytes) -> None:
     answer = http.post("/v1/jobs", json=submission(prompt), headers={b"idempotency-key": key})
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "idempotency-key")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_idempotency_key", "Idempotency-Key")
 
 
 def test_another_tenants_job_is_the_same_404_as_no_job(stack: Platform, http: httpx2.Client, prompt: str) -> None:

@@ -31,6 +31,16 @@ class JobsUnavailable(Unavailable):
         super().__init__("The jobs service cannot be reached.")
 
 
+async def _whole(response: httpx2.Response) -> httpx2.Response:
+    try:
+        await response.aread()
+    except httpx2.HTTPError as error:
+        raise JobsUnavailable from error
+    finally:
+        await response.aclose()
+    return response
+
+
 class JobsClient:
     def __init__(self, client: httpx2.AsyncClient, signer: HopSigner) -> None:
         self._client = client
@@ -62,21 +72,16 @@ class JobsClient:
             headers=headers or {},
             read_s=CALL_S + patience_s,
         )
-        try:
-            await response.aread()
-        except httpx2.HTTPError as error:
-            raise JobsUnavailable from error
-        finally:
-            await response.aclose()
-        return response
+        return await _whole(response)
 
     async def follow(
         self, path: str, *, identity: HopIdentity, request_id: str, headers: Mapping[str, str]
     ) -> httpx2.Response:
-        """Return the open answer; the caller closes it. Raises `Unavailable`."""
-        return await self._open(
+        """Return the open answer, which the caller closes, or an error's whole one. Raises `Unavailable`."""
+        response = await self._open(
             "GET", path, identity=identity, request_id=request_id, headers=headers, read_s=STREAM_GAP_S
         )
+        return response if response.is_success else await _whole(response)
 
     async def _open(  # noqa: PLR0913  # as above
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 GENERATE = "/generate"
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 Endpoint = Literal["/v1/chat/completions", "/v1/embeddings", "/generate"]
 
 
@@ -84,16 +82,6 @@ def prefers_async(headers: Mapping[str, str]) -> bool:
     if prefer is None:
         return False
     return any(part.partition(";")[0].strip().lower() == "respond-async" for part in prefer.split(","))
-
-
-def idempotency_key(headers: Mapping[str, str]) -> dict[str, str]:
-    """The header to send on, if there is one. Raises `InvalidRequest`."""
-    key = headers.get("idempotency-key")
-    if key is None:
-        return {}
-    if _KEY.fullmatch(key) is None:
-        raise InvalidRequest("An Idempotency-Key has 1 to 255 visible ASCII characters.", param="idempotency-key")
-    return {"idempotency-key": key}
 
 
 def rendered(asked: JobRequest) -> bytes:

@@ -24,7 +24,7 @@ from gateway.idempotency.run import Follower
 from gateway.strict_json import render_canonical
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from starlette.responses import Response
 
@@ -36,6 +36,14 @@ STATE = "x-idempotency"
 """`unavailable` on an answer that nothing protects from being run again."""
 CLOSE_S = 2.0
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def key_in(headers: Mapping[str, str]) -> str | None:
+    """The request's key, if it has one. Raises `BadIdempotencyKey`."""
+    key = headers.get(HEADER.lower())
+    if key is not None and _KEY.fullmatch(key) is None:
+        raise BadIdempotencyKey(f"{HEADER} has to be 1 to 255 visible ASCII characters.", param=HEADER)
+    return key
 
 
 class KeyedRequests:
@@ -56,11 +64,9 @@ class KeyedRequests:
 
         Raises `ServiceError`, `BadIdempotencyKey` and `IdempotencyKeyReused` among them.
         """
-        key = call.headers.get(HEADER.lower())
+        key = key_in(call.headers)
         if key is None:
             return await answer(call)
-        if _KEY.fullmatch(key) is None:
-            raise BadIdempotencyKey(f"{HEADER} has to be 1 to 255 visible ASCII characters.", param=HEADER)
         name = self._digest(b"key", call.caller.tenant, call.route, key)
         body = self._digest(b"body", render_canonical(dict(call.body)))
         follower = Follower(call, answer)

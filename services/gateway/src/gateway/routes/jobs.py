@@ -24,10 +24,12 @@ from gateway.dependencies import (
     authenticated,
     state_of,
 )
+from gateway.idempotency.errors import HEADER
+from gateway.idempotency.keyed_requests import key_in
 from gateway.jobs_client import CALL_S, OPERATOR, JobsClient, relayed
 from gateway.requests import check
 from gateway.routes.describe import ERRORS, json_body
-from gateway.submissions import JobRequest, idempotency_key, judge, rendered
+from gateway.submissions import JobRequest, judge, rendered
 
 router = APIRouter(
     prefix="/v1/jobs",
@@ -95,8 +97,6 @@ async def follow_job(
         headers={} if last_event_id is None else {"last-event-id": last_event_id},
     )
     if response.status_code != _OK:
-        await response.aread()
-        await response.aclose()
         return _answer(response)
 
     async def finish(error: ServiceError | None) -> None:
@@ -116,7 +116,7 @@ async def submit(request: Request, calls: CallFactory, asked: JobRequest) -> Res
     settings = state_of(request)["settings"]
     judged = judge(asked.endpoint, asked.body, default_model=settings.default_model, denied=settings.denied_fields)
     call = calls(judged.endpoint, judged.body, is_stream=judged.is_stream, choices=judged.choices)
-    headers = idempotency_key(request.headers)
+    key = key_in(request.headers)
 
     async def accept(admitted: Call) -> Response:
         return await _passed(
@@ -125,7 +125,7 @@ async def submit(request: Request, calls: CallFactory, asked: JobRequest) -> Res
             "POST",
             "/v1/jobs",
             content=rendered(asked),
-            headers=headers,
+            headers={} if key is None else {HEADER: key},
         )
 
     return await state_of(request)["governor"].submit(call, accept)

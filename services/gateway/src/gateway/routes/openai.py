@@ -55,7 +55,7 @@ async def show_model(request: Request, calls: Calls, model: Annotated[str, Path(
     if models is None:
         return answer.response()
     for known in models:
-        if known.get("id") == model:
+        if known["id"] == model:
             return replace(answer, body=orjson.dumps(known)).response()
     raise no_such_model()
 
@@ -69,7 +69,7 @@ async def _models(request: Request, calls: Calls) -> tuple[Answer, list[dict[str
     allowed = calls.caller.policy.models
     try:
         listed = orjson.loads(answer.body)["data"]
-        return answer, [model for model in listed if allowed is None or model["id"] in allowed]
+        return answer, [model for model in listed if model["id"] and (allowed is None or model["id"] in allowed)]
     except (orjson.JSONDecodeError, LookupError, TypeError) as error:
         raise UpstreamFailed("The list of models was none.") from error
 
