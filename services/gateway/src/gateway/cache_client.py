@@ -91,16 +91,19 @@ class CacheClient:
         identity: HopIdentity,
         request_id: str,
         joins: bool = True,
+        leads: bool = True,
         failed_id: str = "",
         max_age_s: float | None = None,
     ) -> Found:
-        """A hit, a lead or a follow; only a hit or None if the caller does not join a flight."""
+        """A hit, a lead or a follow; only a hit or None if the caller does not join; no lead without `leads`."""
         if self._rests(identity):
             return None
         own_id = uuid4().hex if joins else ""
         asked: dict[str, Any] = {"fingerprint": name, "own_id": own_id or None, "failed_id": failed_id or None}
         if max_age_s is not None:
             asked["max_age_s"] = max_age_s
+        if not leads:
+            asked["leads"] = False
         try:
             async with _budget(self._timeout_s):
                 response = await self._client.post(
