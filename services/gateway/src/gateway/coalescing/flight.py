@@ -116,10 +116,17 @@ class Flight:
         """It goes on, nothing of it is gone, and the haste of those who wait does not end it in the caller's face."""
         if self.has_ended or not self.is_whole_yet:
             return False
-        leading = self.leader or max(self.waiting, key=lambda one: one.deadline.at, default=None)
-        if leading is None or not leading.is_hurried:
+        if not self.waiting:
+            return True
+        leading = self.leader or self.most_patient()
+        if not leading.is_hurried:
             return True
         return leading.deadline.remaining_s() >= call.deadline.remaining_s() * ENOUGH_OF_ITS_TIME
+
+    def most_patient(self) -> Call:
+        """Of those who wait, the one in whose name to ask: the first without haste, else the one with the most time."""
+        unhurried = (call for call in self.waiting if not call.is_hurried)
+        return next(unhurried, None) or max(self.waiting, key=lambda call: call.deadline.at)
 
     def leave(self, call: Call) -> None:
         self.waiting = [other for other in self.waiting if other is not call]

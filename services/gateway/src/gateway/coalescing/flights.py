@@ -161,7 +161,7 @@ class Flights:
     async def _look(self, trip: _Trip) -> Found:
         if not trip.plan.looks or not trip.flight.waiting:
             return None
-        call = max(trip.flight.waiting, key=lambda one: one.deadline.at)
+        call = trip.flight.most_patient()
         found = await self._cache.look_up(
             trip.work.name,
             identity=call.identity,
@@ -200,7 +200,7 @@ class Flights:
 
     async def _lead(self, trip: _Trip, lease: str, looked_since: float) -> None:
         flight = trip.flight
-        call = flight.leader = max(flight.waiting, key=lambda one: one.deadline.at)
+        call = flight.leader = flight.most_patient()
         if trip.plan.looks:
             call.timings.record("cache", looked_since)
         call.reservation.hold()
