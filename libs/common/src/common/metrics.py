@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import CallbackOptions, Meter, NoOpMeter, Observation
 
@@ -109,7 +109,7 @@ def reading(read: Callable[[], float]) -> Callable[[CallbackOptions], Iterable[O
 
 
 def reading_each(
-    counts: Callable[[], Mapping[tuple[str, ...], float]], *names: str
+    counts: Callable[[], Mapping[Any, float]], *names: str
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
     """The same with attributes: `counts` is asked for values by tuples of what the attributes `names` are.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
 
 
-def checked_app(settings: Settings, *, meter: Meter) -> FastAPI:
+def checked_app(settings: Settings, *, meter: Meter | None = None) -> FastAPI:
     """Raises `BadSettingsError` for a catalogue that cannot be used, as for any other setting."""
     if settings.models_file is not None:
         try:
