@@ -167,7 +167,9 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
         cache_settings = cache.settings.Settings(
             store_url=SecretStr(cache_url), hop_secret=SecretStr(SECRETS["cache_hop_secret"])
         )
-        cache_service_url = stack.enter_context(running(cache.app.create_app(cache_settings)))
+        cache_service_url = stack.enter_context(
+            running(cache.app.create_app(cache_settings, meter=instruments["cache"].meter))
+        )
         queue = {"state_url": state_url, "seal_secret": JOBS_SEAL_SECRET, "reap_interval_s": 0.1}
         jobs_settings: dict[str, Any] = {**queue, "hop_secret": SECRETS["jobs_hop_secret"]} | (of_jobs or {})
         jobs_url = stack.enter_context(running(jobs.app.create_app(jobs.settings.Settings(**jobs_settings))))
