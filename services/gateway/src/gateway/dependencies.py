@@ -13,7 +13,7 @@ from opentelemetry import trace
 from redis.asyncio import Redis
 from starlette.requests import ClientDisconnect
 
-from common import wire
+from common import conventions, wire
 from common.deadline import Deadline, positive_number
 from common.errors import (
     BodyTimeout,
@@ -86,8 +86,8 @@ async def authenticated(request: Request) -> Caller:
     scope_state["ending"].callback(decision.record, scope_state["log"])
     span = trace.get_current_span()
     if span.is_recording():
-        span.set_attribute("spillway.tenant", caller.tenant)
-        span.set_attribute("spillway.key.id", caller.key_id)
+        span.set_attribute(conventions.TENANT, caller.tenant)
+        span.set_attribute(conventions.KEY_ID, caller.key_id)
     scope_state["log"] |= {"tenant": caller.tenant, "key_id": caller.key_id}
     return caller
 
