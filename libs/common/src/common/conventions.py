@@ -2,7 +2,7 @@
 
 Sources: OpenTelemetry semantic conventions, HTTP and database spans (stable);
 https://github.com/open-telemetry/semantic-conventions-genai (in development); what is ours begins with `spillway.`.
-A value is bounded and a word of ours, or an id: never what a caller sent, but for captured content (docs/operations.md).
+A value is bounded and a word of ours, or an id: never what a caller sent, but for captured content.
 """
 
 from __future__ import annotations
