@@ -1,4 +1,4 @@
-"""Every name in our traces, and the GenAI names in our metrics: one table, so that a renaming upstream is a change here.
+"""Every name in our traces, and the GenAI names in our metrics: one table, so that a renaming is a change of one file.
 
 Sources: OpenTelemetry semantic conventions, HTTP and database spans (stable);
 https://github.com/open-telemetry/semantic-conventions-genai (in development); what is ours begins with `spillway.`.

@@ -41,7 +41,7 @@ def headers_of(call: Call, outcome: wire.CacheOutcome, further: Mapping[str, str
     trace.get_current_span().set_attribute(conventions.CACHE_OUTCOME, outcome)
     call.log["cache"] = outcome
     call.decision.note("cache", f"{outcome}:{why}" if why else outcome)
-    return {wire.CACHE: outcome, "server-timing": call.timings.header(), **further}
+    return {wire.CACHE: outcome, **further}
 
 
 def passed_on(headers: Mapping[str, str]) -> dict[str, str]:

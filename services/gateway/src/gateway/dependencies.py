@@ -26,9 +26,10 @@ from common.errors import (
 )
 from common.identity import HopIdentity, Priority
 from common.settings import revealed
+from common.timings import Timings
 from gateway.audit import Actor
 from gateway.authentication import Authenticator, Caller, bearer
-from gateway.call import Call, Timings
+from gateway.call import Call
 from gateway.completions import Completions
 from gateway.decision import Decision
 from gateway.failed_logins import FailedLogins
@@ -74,7 +75,7 @@ async def authenticated(request: Request) -> Caller:
     """The caller behind the API key. On every router but health's: deny by default."""
     started = time.perf_counter()
     scope_state = request.scope["state"]
-    timings = scope_state["timings"] = Timings()
+    timings: Timings = scope_state["timings"]
     decision = scope_state["decision"] = Decision(scope_state["headers"])
     authorization, replays = request.headers.get("authorization"), state_of(request)["replays"]
     if replays is not None and is_hop_token(authorization):
