@@ -34,7 +34,7 @@ def load(variables: Mapping[str, str] | None = None) -> Any:
 
 
 def environment_of(service: Mapping[str, Any]) -> dict[str, str]:
-    """What a container of it gets, its `env_file` included. What Compose would turn into text has to be text already."""
+    """What a container of it gets, its `env_file` included. Every value has to be text already."""
     environment: dict[str, str] = {}
     if "env_file" in service:
         lines = (FOLDER / service["env_file"]).read_text().splitlines()

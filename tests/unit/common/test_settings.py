@@ -134,9 +134,7 @@ def test_a_secret_may_be_a_file_of_its_variables_name(secrets_dir: Path) -> None
     assert load(Settings).secret.get_secret_value() == "of-the-file-0123456"
 
 
-def test_what_the_environment_sets_counts_more_than_a_file(
-    monkeypatch: pytest.MonkeyPatch, secrets_dir: Path
-) -> None:
+def test_what_the_environment_sets_counts_more_than_a_file(monkeypatch: pytest.MonkeyPatch, secrets_dir: Path) -> None:
     (secrets_dir / "THING_SECRET").write_text("of-the-file-0123456")
     set_environment(monkeypatch, GOOD)
     assert load(Settings).secret.get_secret_value() == GOOD["THING_SECRET"]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from support.compose import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 SHARED = [
     ("gateway/GATEWAY_CACHE_HOP_SECRET", "cache/CACHE_HOP_SECRET"),
