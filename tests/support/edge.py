@@ -1,4 +1,4 @@
-"""Clients behind an edge: live streams, plain requests and jobs, open loop, over connections that are kept and reused."""
+"""Clients behind an edge: live streams, plain requests and jobs, open loop, over connections that are kept."""
 
 from __future__ import annotations
 
