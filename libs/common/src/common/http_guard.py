@@ -57,6 +57,8 @@ class Door:
     connections_per_address: int = 0
     """0: no cap."""
     body_timeout_s: float = 35
+    linger_s: float = 0
+    """When the server stops: how long an idle connection stays open after its last answer, if that did not close it."""
     header_timeout_s: float = HEADER_TIMEOUT_S
 
 
@@ -206,6 +208,23 @@ class HttpGuard(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._end(refusal(400, "bad_request", msg))
+
+    def shutdown(self) -> None:
+        """Leave clients time to let go of connections that they were promised: to close one may meet its next request.
+
+        uvicorn closes idle connections at once, and busy ones right behind an answer whose head said nothing of it.
+        """
+        if not self.door.linger_s or self.cycle is None:
+            super().shutdown()
+        elif self.timeout_keep_alive_task is not None:
+            ended_at = self.timeout_keep_alive_task.when() - self.timeout_keep_alive
+            self._unset_keepalive_if_required()
+            rest_s = ended_at + self.door.linger_s - self.loop.time()
+            self.timeout_keep_alive_task = self.loop.call_later(max(0, rest_s), self.timeout_keep_alive_handler)
+        elif self.cycle.response_started and not self.cycle.response_complete:
+            self.timeout_keep_alive = self.door.linger_s  # type: ignore[assignment]  # of `call_later`: any number
+        else:
+            super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():
