@@ -94,7 +94,7 @@ test *args: check
 
 # Lint, types, boundaries, lock: no test
 [group('quality')]
-check: lint types boundaries locked images-lint compose-lint
+check: lint types boundaries locked images-lint manifests
 
 # Format the code and this file
 [group('quality')]
@@ -128,11 +128,13 @@ locked:
 images-lint: setup
     '{{ bin }}/hadolint' services/*/Dockerfile libs/simulator/Dockerfile
 
-# The Compose file follows the specification, and every YAML file is tidy
+# The YAML of infra: tidy, as Compose's specification wants it, and what Kubernetes would say to it (skips what needs
+# kubectl or kustomize where neither is)
 [private]
-compose-lint: setup
-    '{{ bin }}/check-jsonschema' --builtin-schema vendor.compose-spec infra/compose/compose.yaml
+manifests: setup
     '{{ bin }}/yamllint' --strict infra docs/models
+    '{{ bin }}/check-jsonschema' --builtin-schema vendor.compose-spec infra/compose/compose.yaml
+    '{{ bin }}/pytest' -q -p no:randomly tests/unit/infra/k8s
 
 # Write the OpenAPI snapshots of the services (docs/openapi)
 [group('quality')]
@@ -160,3 +162,8 @@ chaos *args: setup
 [group('deploy')]
 image service *args:
     sh infra/images/build.sh "$@"
+
+# Print the manifests of an overlay (local or production) for kubectl; needs kubectl or kustomize
+[group('deploy')]
+@k8s overlay="local":
+    sh infra/k8s/render.sh {{ quote(overlay) }}
