@@ -108,7 +108,11 @@ class HttpGuard(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._began_at = self.loop.time()
-        self._address = self.client[0] if self.client else ""
+        self._address = ""
+        if self.client:
+            # Also in the scope: who counts by network would otherwise hold all of IPv4 for one /56.
+            self.client = (unmapped(self.client[0]), self.client[1])
+            self._address = self.client[0]
         self._is_behind_proxy = bool(self.proxies) and _is_in(self._address, self.proxies)
         self.per_address[self._address] += 1
         cap = self.door.connections_per_address
@@ -325,6 +329,17 @@ def refusal(status: int, code: str, message: str, *, retry_after_s: int | None =
 
 def _head_too_large() -> bytes:
     return refusal(431, "headers_too_large", "The request's headers are too large or too many.")
+
+
+def unmapped(address: str) -> str:
+    """An IPv4 client as itself, whom a socket that listens on `::` names `::ffff:192.0.2.1`.
+
+    Source: RFC 4291, 2.5.5.2.
+    """
+    if not address.startswith("::ffff:"):
+        return address
+    mapped = ipaddress.IPv6Address(address).ipv4_mapped
+    return str(mapped) if mapped else address
 
 
 def _is_in(address: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:

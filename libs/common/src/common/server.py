@@ -127,6 +127,8 @@ def _metered(name: str, settings: ServiceSettings) -> MeterProvider | None:
 def _listen(name: str, settings: ServiceSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is every address, IPv4 included
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for option, value in _DEAD_PEERS:  # what it accepts inherits them
         listener.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,4 +1,4 @@
-"""The variants of the manifests that are judged: as their sources say, and as kustomize renders them where it is at hand."""
+"""The variants of the manifests that are judged: their sources, and what kustomize makes of them if it is at hand."""
 
 from __future__ import annotations
 
