@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 import httptools
+import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from common.errors import envelope
+from common.refusals import Refusals
 
 if TYPE_CHECKING:
     import asyncio
@@ -66,10 +68,10 @@ class _RefusedError(Exception):
     """Ends the parsing of a request; its answer is in `HttpGuard._refusal`."""
 
 
-def guarded(door: Door) -> type[HttpGuard]:
-    """The protocol class for uvicorn's `http=`; its connections count together."""
+def guarded(door: Door, refusals: Refusals | None = None) -> type[HttpGuard]:
+    """The protocol class for uvicorn's `http=`; its connections count together, and what it refuses in `refusals`."""
     networks = [ipaddress.ip_network(proxy, strict=False) for proxy in door.trusted_proxies]
-    attributes = {"door": door, "proxies": networks, "per_address": Counter()}
+    attributes = {"door": door, "proxies": networks, "per_address": Counter(), "refusals": refusals or Refusals()}
     return type("HttpGuard", (HttpGuard,), attributes)
 
 
@@ -77,6 +79,7 @@ class HttpGuard(HttpToolsProtocol):
     door: ClassVar[Door] = Door()
     proxies: ClassVar[list[ipaddress.IPv4Network | ipaddress.IPv6Network]] = []
     per_address: ClassVar[Counter[str]] = Counter()
+    refusals: ClassVar[Refusals] = Refusals()
     most_connections: ClassVar[int] = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
     """The other half of the descriptors is for the connections that this service opens itself."""
 
@@ -271,6 +274,7 @@ class HttpGuard(HttpToolsProtocol):
         self._stop_timer()
         self._is_over = True
         _told.tell(answer)
+        self.refusals.count(_code_of(answer), "platform")
         if self.door.is_edge:
             took_ms = (self.loop.time() - self._began_at) * 1000
             answer = answer.replace(_HEAD_END, b"\r\nserver-timing: total;dur=%.2f" % took_ms + _HEAD_END, 1)
@@ -325,6 +329,10 @@ def refusal(status: int, code: str, message: str, *, retry_after_s: int | None =
     )
     digits = uuid4().hex.encode()  # of the trace as well, which nobody records
     return head % (status, HTTPStatus(status).phrase.encode(), len(body), digits, digits, further) + body
+
+
+def _code_of(answer: bytes) -> str:
+    return str(orjson.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"])
 
 
 def _head_too_large() -> bytes:

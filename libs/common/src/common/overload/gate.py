@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from common.http_metrics import ServerMetrics
     from common.overload.shedder import Reason, Shedder
+    from common.refusals import Refusals
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ _ALWAYS_OPEN = frozenset(HEALTH_PATHS)
 class Refusal:
     """One answer, built once."""
 
+    code: str
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
@@ -52,7 +54,7 @@ def _refusal(reason: Reason, *, is_batch: bool) -> Refusal:
         (b"retry-after", error.default_headers["retry-after"].encode()),
         (wire.DECISION.encode(), f"refused={reason}; limit_of=platform".encode()),
     )
-    return Refusal(error.status, headers, body)
+    return Refusal(error.code, error.status, headers, body)
 
 
 _REFUSALS = {
@@ -66,9 +68,12 @@ class Gate:
     A body counts with its announced length from its head on, else as it comes, until its request is over.
     """
 
-    def __init__(self, app: ASGIApp, shedder: Shedder, metrics: ServerMetrics | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, shedder: Shedder, refusals: Refusals, metrics: ServerMetrics | None = None
+    ) -> None:
         self._app = app
         self._shedder = shedder
+        self._refusals = refusals
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,6 +84,7 @@ class Gate:
         arrived = time.perf_counter()
         refusal = _judge(self._shedder, body_bytes or 0, is_batch=is_batch)
         if refusal is not None:
+            self._refusals.count(refusal.code, Overloaded.scope)
             if self._metrics is not None:
                 self._metrics.record(scope["method"], "", refusal.status, 0)
             await _refuse(refusal, send, arrived, is_small=(body_bytes or 0) <= DRAINED_BYTES)

@@ -65,6 +65,7 @@ class Failure:
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
             error = ServiceError("The upstream's error was none of ours.", code="upstream_error")
         error.status = self.status
+        error.scope, error.is_told = "upstream", True
         return error
 
 
