@@ -18,6 +18,7 @@ from common.identity import HopVerifier
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
+from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
 
 if TYPE_CHECKING:
@@ -43,12 +44,13 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             bells = Bells(store)
             await stack.enter_async_context(bells.listening())
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
-            kept = Entries(store)
+            spans = StoreSpans("cache", provider)
+            kept = Entries(store, spans=spans)
             yield State(
                 settings=settings,
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "cache"),
                 entries=kept,
-                flights=Flights(store, kept),
+                flights=Flights(store, kept, spans=spans),
                 bells=bells,
                 inventory=Inventory(store),
             )
