@@ -47,7 +47,7 @@ _FIGURES = Row(
             "Slowest twentieth (p95)",
             "How long does the API take at most, for nineteen requests of twenty? A stream counts to its end.",
             "s",
-            Query(quantile(0.95, _HTTP, API), has_exemplars=True),
+            Query(quantile(0.95, _HTTP, API)),
             red_from=30,
         ),
         figure(
