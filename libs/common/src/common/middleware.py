@@ -13,10 +13,13 @@ from uuid import uuid4
 from common import wire
 from common.errors import ServiceError
 from common.health import PATHS as HEALTH_PATHS
+from common.http_metrics import route_of
 from common.telemetry import trace_id
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from common.http_metrics import ServerMetrics
 
 logger = logging.getLogger("access")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
@@ -35,9 +38,10 @@ class RequestScope:
     because it may quote a prompt.
     """
 
-    def __init__(self, app: ASGIApp, *, edge: bool = False) -> None:
+    def __init__(self, app: ASGIApp, *, edge: bool = False, metrics: ServerMetrics | None = None) -> None:
         self.app = app
         self._edge = edge
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _QUIET:
@@ -68,6 +72,8 @@ class RequestScope:
                 headers += [(name.encode(), value.encode("latin-1")) for name, value in further.items()]
             await send(message)
 
+        if self._metrics is not None:
+            self._metrics.active += 1
         try:
             await self.app(scope, receive, send_with_ids)
         except Exception:  # the outermost edge: beyond it only the server's own traceback is left
@@ -76,11 +82,15 @@ class RequestScope:
                 await ServiceError("An internal error occurred.").response()(scope, receive, send_with_ids)
         finally:
             await asyncio.shield(ending.aclose())
+            seconds = time.perf_counter() - started
+            if self._metrics is not None:
+                self._metrics.active -= 1
+                self._metrics.record(scope["method"], route_of(scope), status, seconds)
             line = {
                 "method": scope["method"],
                 "path": scope["path"][:256],
                 "status": status,
-                "duration_ms": round((time.perf_counter() - started) * 1000, 2),
+                "duration_ms": round(seconds * 1000, 2),
                 "request_id": request_id,
             }
             logger.info("request", extra=line | fields)

@@ -13,11 +13,11 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import uvicorn
 
-from common import logs
+from common import logs, metrics
 from common.http_guard import Door, guarded
 from common.settings import BadSettingsError, SettingsT, load
 
@@ -26,9 +26,18 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from fastapi import FastAPI
+    from opentelemetry.metrics import Meter
+    from opentelemetry.sdk.metrics import MeterProvider
 
     from common.health import Health
     from common.settings import ServiceSettings
+
+SettingsT_contra = TypeVar("SettingsT_contra", contravariant=True)
+
+
+class CreateApp(Protocol[SettingsT_contra]):
+    def __call__(self, settings: SettingsT_contra, /, *, meter: Meter) -> FastAPI: ...
+
 
 KEEPALIVE_S = 75
 """Longer than any client of ours keeps an idle connection (20 s), so that the client lets go first."""
@@ -49,14 +58,15 @@ _DEAD_PEERS = [
 def run(
     name: str,
     settings_type: type[SettingsT],
-    create_app: Callable[[SettingsT], FastAPI],
+    create_app: CreateApp[SettingsT],
     door_of: Callable[[SettingsT], Door] = lambda _: Door(),
 ) -> NoReturn:
     """Serve until a signal. A bad setting or a taken port is one line on standard error and exit status 2."""
     try:
         settings = load(settings_type)
         logs.configure(name, settings.log_level)
-        app, door = create_app(settings), door_of(settings)
+        provider = _metered(name, settings)
+        app, door = create_app(settings, meter=metrics.meter(provider, name)), door_of(settings)
     except BadSettingsError as error:
         _refuse(name, str(error))
     listener = _listen(name, settings)
@@ -75,8 +85,38 @@ def run(
     )
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again
-    uvicorn.Server(config).run(sockets=[listener, *(listener.dup() for _ in range(ACCEPTS_PER_TURN - 1))])
+    _Server(config, provider, settings.flush_timeout_s).run(
+        sockets=[listener, *(listener.dup() for _ in range(ACCEPTS_PER_TURN - 1))]
+    )
     sys.exit(0)
+
+
+class _Server(uvicorn.Server):
+    """Lets the last metrics leave when the application has ended. uvicorn ends the process by its signal after that."""
+
+    def __init__(self, config: uvicorn.Config, provider: MeterProvider | None, flush_timeout_s: float) -> None:
+        super().__init__(config)
+        self._provider = provider
+        self._flush_timeout_s = flush_timeout_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        metrics.shut_down(self._provider, self._flush_timeout_s)
+
+
+def _metered(name: str, settings: ServiceSettings) -> MeterProvider | None:
+    if not settings.metrics_port:
+        return metrics.meter_provider(name)
+    from common.metrics_page import MetricsPage  # noqa: PLC0415  # costs memory
+
+    try:
+        page = MetricsPage(settings.metrics_host, settings.metrics_port)
+    except OSError as error:
+        where = f"{settings.metrics_host}:{settings.metrics_port}"
+        raise BadSettingsError(f"{name.upper()}_METRICS_PORT: cannot listen on {where}: {error.strerror}") from None
+    provider = metrics.meter_provider(name, page.reader)
+    page.start()
+    return provider
 
 
 def _listen(name: str, settings: ServiceSettings) -> socket.socket:

@@ -20,6 +20,9 @@ class ServiceSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(ge=1, le=65_535)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(default=0, ge=0, le=65_535)
+    """Where Prometheus reads metrics; 0: nowhere."""
     drain_delay_s: float = Field(default=10, ge=0, le=120)
     """After SIGTERM: how long the listener stays open, not ready, until the endpoint has been removed everywhere."""
     drain_timeout_s: float = Field(default=30, ge=0, le=3600)

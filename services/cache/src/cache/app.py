@@ -24,11 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
 
 
-def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None, meter: Meter | None = None
+) -> FastAPI:
     """Build the service. Nothing is opened before its lifespan; the store may come later than it."""
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("cache")
@@ -55,4 +58,4 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
     routers = [lookups.router, entries.lean, entries.router, flights.router, inventory.router]
-    return frame("cache", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider)
+    return frame("cache", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
-    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.metrics import Meter, MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
 
 
@@ -43,6 +43,7 @@ def create_app(
     *,
     tracer_provider: TracerProvider | None = None,
     meter_provider: MeterProvider | None = None,
+    meter: Meter | None = None,
 ) -> FastAPI:
     """Build the service. Readiness asks no upstream: a model that is away is an answer, not a reason to restart."""
     settings = settings or load(Settings)
@@ -75,6 +76,7 @@ def create_app(
         health=health,
         routers=[openai.router, catalogue.router],
         tracer_provider=provider,
+        meter=meter,
         shedder=shedder,
     )
 

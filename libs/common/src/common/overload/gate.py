@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from common import wire
 from common.errors import BatchOverloaded, Overloaded, envelope
 from common.health import PATHS as HEALTH_PATHS
+from common.overload.shedder import REASONS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from common.http_metrics import ServerMetrics
     from common.overload.shedder import Reason, Shedder
 
 logger = logging.getLogger(__name__)
@@ -52,9 +54,8 @@ def _refusal(reason: Reason, *, is_batch: bool) -> Refusal:
     return Refusal(error.status, headers, body)
 
 
-_REASONS: tuple[Reason, ...] = ("turn", "lag", "memory", "bodies", "requests")
 _REFUSALS = {
-    (reason, is_batch): _refusal(reason, is_batch=is_batch) for reason in _REASONS for is_batch in (False, True)
+    (reason, is_batch): _refusal(reason, is_batch=is_batch) for reason in REASONS for is_batch in (False, True)
 }
 
 
@@ -64,9 +65,10 @@ class Gate:
     A body counts with its announced length from its head on, else as it comes, until its request is over.
     """
 
-    def __init__(self, app: ASGIApp, shedder: Shedder) -> None:
+    def __init__(self, app: ASGIApp, shedder: Shedder, metrics: ServerMetrics | None = None) -> None:
         self._app = app
         self._shedder = shedder
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or _is_always_open(scope["path"]):
@@ -75,6 +77,8 @@ class Gate:
         body_bytes, is_batch = _announced(scope["headers"])
         refusal = _judge(self._shedder, body_bytes or 0, is_batch=is_batch)
         if refusal is not None:
+            if self._metrics is not None:
+                self._metrics.record(scope["method"], "", refusal.status, 0)
             await _refuse(refusal, send, is_small=(body_bytes or 0) <= DRAINED_BYTES)
             return
         admitted = _Admitted(self._shedder, body_bytes or 0)

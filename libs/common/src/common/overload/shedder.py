@@ -12,7 +12,8 @@ Source: the idea of a queue's standing delay, RFC 8289 (CoDel).
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from collections import Counter
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ BATCH_MEMORY = 0.85
 ALL_MEMORY = 0.92
 
 Reason = Literal["turn", "lag", "memory", "bodies", "requests"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class Shedder:
@@ -54,7 +56,7 @@ class Shedder:
         self._cpu_clock = cpu_clock
         self.requests = 0
         self.body_bytes = 0
-        self.refused = 0
+        self.refused_for: Counter[Reason] = Counter(dict.fromkeys(REASONS, 0))
         """Since the process began."""
         self._turn_began: tuple[float, float] | None = None
         """By each of the two clocks."""
@@ -63,6 +65,10 @@ class Shedder:
         self._lag_s = 0.0
         self._lagging_since: float | None = None
         self._memory = 0.0
+
+    @property
+    def refused(self) -> int:
+        return self.refused_for.total()
 
     def begin_turn(self) -> bool:
         """Note that a request has come; whether it is the first of this turn, so that `end_turn` is to be called."""
@@ -117,7 +123,7 @@ class Shedder:
         """Why a request with so large a body is not let in; None: it is."""
         reason = self._reason(body_bytes, is_batch=is_batch)
         if reason is not None:
-            self.refused += 1
+            self.refused_for[reason] += 1
             self._refused_in_turn = True
         return reason
 
