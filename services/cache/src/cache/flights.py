@@ -6,6 +6,7 @@ when it is over is decided by the Lua scripts beside this module, on the store's
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
@@ -15,7 +16,7 @@ from cache.entries import ENDED_STAYS_MS, Entries, Entry
 from cache.errors import store_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from redis.asyncio import Redis
 
@@ -42,6 +43,8 @@ class Flights:
 
     def __init__(self, store: Redis, entries: Entries, *, wall_clock: Callable[[], float] = time.time) -> None:
         self.entries = entries
+        self.attended = 0
+        """Flights whose leaders are here at the moment."""
         self._wall_clock = wall_clock
         self._lookup, self._append, self._read, self._renew, self._release, self._leave = (
             scripts.load(store, name) for name in ("lookup", "append", "read", "renew", "release", "leave")
@@ -57,9 +60,19 @@ class Flights:
         with store_errors():
             reply = await self._lookup(keys, [self._wall_clock(), age, own_id, failed_id, LEASE_MS, FOLLOWER_MS])
         word = cast("Word", reply[0].decode())
+        self.entries.lookups[word] += 1
         if word == "hit":
             return Found(word, entry=self.entries.read(reply[1]))
         return Found(word, reply[1].decode() if len(reply) > 1 else "")
+
+    @contextlib.contextmanager
+    def attending(self) -> Iterator[None]:
+        """While a leader waits at this replica for what its followers do."""
+        self.attended += 1
+        try:
+            yield
+        finally:
+            self.attended -= 1
 
     async def append(  # noqa: PLR0913  # a flight is named by three, and the rest by keyword
         self, tenant: str, fingerprint: str, flight: str, frames: Sequence[bytes], *, first: int, ending: Ending = ""

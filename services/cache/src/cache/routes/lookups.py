@@ -78,9 +78,9 @@ async def look_up(request: Request, identity: Identity) -> Response:
 )
 async def look_up_many(request: Request, identity: Identity) -> Response:
     asked = await _read(request, Lookups)
-    found = await state_of(request)["entries"].get_many(identity.tenant, asked.fingerprints)
-    most = asked.max_age_s
-    frames = (_frame(entry) if entry and (most is None or entry.age_s <= most) else b"" for entry in found)
+    entries = state_of(request)["entries"]
+    found = await entries.get_many(identity.tenant, asked.fingerprints, max_age_s=asked.max_age_s)
+    frames = (b"" if entry is None else _frame(entry) for entry in found)
     return Response(framing.pack(frames), media_type=wire.OCTETS)
 
 
