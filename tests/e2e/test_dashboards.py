@@ -62,7 +62,11 @@ def watching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     models.write_text(models_yaml(f"http://{ports.HOST}:{ports.DEFAULTS['simulator'] + offset}"))
     pages = {service: free_port() for service in SERVICES}
     settings = {f"{service.upper()}_METRICS_PORT": str(port) for service, port in pages.items()}
-    settings |= {"INFERENCE_MODELS_FILE": str(models), "GATEWAY_MAX_REQUESTS": str(MOST_REQUESTS)}
+    settings |= {
+        "INFERENCE_MODELS_FILE": str(models),
+        "GATEWAY_MAX_REQUESTS": str(MOST_REQUESTS),
+        "JOBS_MAX_ATTEMPTS": "1",
+    }
     with UpProcess(directory / "local", offset, UP, **settings) as up:
         known = up.client | env_file.read(up.local / "stack.env")
         traffic = Traffic(
@@ -74,7 +78,7 @@ def watching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
             running.scraped_again(2)
             traffic.everything()  # a rate is what grew between two looks
             running.scraped_again(2)
-            assert {200, 202, 400, 401, 404, 429, 500, 502, 503} - {500} <= traffic.statuses
+            assert {200, 202, 400, 401, 404, 429, 502, 503} <= traffic.statuses, traffic.statuses
             yield running
 
 

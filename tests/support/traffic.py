@@ -86,7 +86,7 @@ class Traffic:
 
     def _refusals(self, http: httpx2.Client, admin: httpx2.Client) -> None:
         limits = {"requests_per_minute": 1, "tokens_per_minute": 100_000, "budget_usd_per_day": 1}
-        made = admin.post("/admin/keys", json={"tenant": _new("t"), "name": "limited", "limits": limits})
+        made = admin.post("/admin/keys", json={"tenant": uuid.uuid4().hex, "name": "limited", "limits": limits})
         made.raise_for_status()
         with self._client(made.json()["key"]) as limited:
             for _ in range(2):
@@ -97,9 +97,9 @@ class Traffic:
 
     def _jobs(self, http: httpx2.Client) -> None:
         for prompt in ("done", "[[sim status=400]]", "[[sim status=500]]"):
-            asked = {"endpoint": "/v1/chat/completions", "body": _chat(prompt), "max_attempts": 1}
+            asked = {"endpoint": "/v1/chat/completions", "body": _chat(prompt)}
             accepted = self._post(http, "/v1/jobs", asked)
-            job = http.get(f"/v1/jobs/{accepted.json()['id']}", params={"wait": 10})
+            job = http.get(f"/v1/jobs/{accepted.json()['id']}", params={"wait": 5})
             assert job.json()["finished_at"], job.text
 
     def _crowding(self, http: httpx2.Client) -> None:
