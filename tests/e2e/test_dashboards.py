@@ -7,6 +7,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+import httpx2
 import pytest
 import yaml
 
@@ -55,7 +56,8 @@ def as_grafana_asks(expression: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def watching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus, str]]:
+    """What looks at the stack, and the URL of its traces, after one of everything has happened twice."""
     directory: Path = tmp_path_factory.mktemp("watched")
     offset = free_offset()
     models = directory / "models.yaml"
@@ -79,7 +81,12 @@ def watching(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
             traffic.everything()  # a rate is what grew between two looks
             running.scraped_again(2)
             assert {200, 202, 400, 401, 404, 429, 502, 503} <= traffic.statuses, traffic.statuses
-            yield running
+            yield running, known["SPILLWAY_TRACES_URL"]
+
+
+@pytest.fixture
+def watching(watched: tuple[Prometheus, str]) -> Prometheus:
+    return watched[0]
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
@@ -90,6 +97,15 @@ def test_every_panel_shows_something(watching: Prometheus, path: Path) -> None:
         if all(math.isnan(value) for value in values):
             empty.append((title, expression))
     assert empty == []
+
+
+def test_the_points_on_a_latency_panel_lead_to_traces_that_are_there(watched: tuple[Prometheus, str]) -> None:
+    watching, traces_url = watched
+    found = watching.exemplars("http_server_request_duration_seconds_bucket")
+    assert found
+    traces = {exemplar["labels"]["trace_id"] for exemplar in found}
+    known = httpx2.get(f"{traces_url}/traces", trust_env=False).json()
+    assert traces <= {trace["trace_id"] for trace in known}
 
 
 @pytest.mark.parametrize("query", variable_queries())
