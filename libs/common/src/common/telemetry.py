@@ -14,6 +14,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.propagators.textmap import DefaultGetter, TextMapPropagator
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from common import conventions
 from common.health import PATHS as HEALTH_PATHS
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def _traceparent(scope: Scope) -> str:
     return ""
 
 
-_CALLERS_WORDS = ("url.query", "user_agent.original")
+_CALLERS_WORDS = (conventions.URL_QUERY, conventions.USER_AGENT)
 """Attributes that repeat what a caller sent: people put keys into queries. Contrib sets them; none can be taken out."""
 
 

@@ -66,4 +66,4 @@ def create_app(
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
     routers = [lookups.router, entries.lean, entries.router, flights.router, inventory.router]
-    return frame("cache", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider)
+    return frame("cache", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)

@@ -76,6 +76,7 @@ def create_app(
         health=health,
         routers=[openai.router, catalogue.router],
         tracer_provider=provider,
+        meter=meter,
         shedder=shedder,
     )
 

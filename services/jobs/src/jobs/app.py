@@ -65,7 +65,7 @@ def create_app(
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
     routers = [jobs.router, admin.router]
-    return frame("jobs", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider)
+    return frame("jobs", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)
 
 
 def _state(settings: Settings, redis: Redis, metrics: Metrics) -> State:

@@ -81,7 +81,7 @@ def create_app(
             yield
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    return frame("worker", lifespan=lifespan, health=health, routers=[], tracer_provider=provider)
+    return frame("worker", lifespan=lifespan, health=health, routers=[], tracer_provider=provider, meter=meter)
 
 
 if __name__ == "__main__":
