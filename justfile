@@ -132,7 +132,7 @@ images-lint: setup
 [private]
 manifests: setup
     '{{ bin }}/yamllint' --strict infra docs/models
-    '{{ bin }}/pytest' -q -p no:randomly tests/unit/infra/k8s
+    '{{ bin }}/pytest' -q -p no:randomly tests/unit/infra/k8s/test_sources.py tests/unit/infra/k8s/test_rendered.py
 
 # Write the OpenAPI snapshots of the services (docs/openapi)
 [group('quality')]
