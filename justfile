@@ -94,7 +94,7 @@ test *args: check
 
 # Lint, types, boundaries, lock, manifests, advisories: no test
 [group('quality')]
-check: lint types boundaries locked images-lint platforms-lint advisories
+check: lint types boundaries locked images-lint manifests platforms-lint advisories
 
 # Format the code and this file
 [group('quality')]
@@ -128,10 +128,18 @@ locked:
 images-lint: setup
     '{{ bin }}/hadolint' services/*/Dockerfile libs/simulator/Dockerfile
 
+# The YAML of infra: tidy, as Compose's specification wants it, and what Kubernetes would say to it (skips what needs
+# kubectl or kustomize where neither is)
+[private]
+manifests: setup
+    '{{ bin }}/yamllint' --strict infra docs/models
+    '{{ bin }}/check-jsonschema' --builtin-schema vendor.compose-spec infra/compose/compose.yaml
+    '{{ bin }}/pytest' -q -p no:randomly tests/unit/infra/k8s
+
 # The workflows and what Render and Fly read fit their schemas
 [private]
 platforms-lint: setup
-    '{{ bin }}/yamllint' --strict .github infra/render
+    '{{ bin }}/yamllint' --strict .github
     '{{ bin }}/check-jsonschema' --quiet --builtin-schema vendor.github-workflows .github/workflows/*
     '{{ bin }}/check-jsonschema' --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
     '{{ bin }}/zizmor' --offline --quiet .github
@@ -169,6 +177,11 @@ chaos *args: setup
 [group('deploy')]
 image service *args:
     sh infra/images/build.sh "$@"
+
+# Print the manifests of an overlay (local or production) for kubectl; needs kubectl or kustomize
+[group('deploy')]
+@k8s overlay="local":
+    sh infra/k8s/render.sh {{ quote(overlay) }}
 
 # Build and start every image, of the base SPILLWAY_IMAGE_BASE, and ask it
 [group('deploy')]

@@ -29,11 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from fastapi import FastAPI
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
 
 
-def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None, meter: Meter | None = None
+) -> FastAPI:
     """Build the service. Nothing is opened before its lifespan; the store may come later than it."""
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("jobs")
@@ -54,7 +57,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
     routers = [jobs.router, admin.router]
-    return frame("jobs", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider)
+    return frame("jobs", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)
 
 
 def _state(settings: Settings, redis: Redis) -> State:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     import httpx2
     from fastapi import FastAPI
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
 
@@ -38,6 +39,7 @@ def create_app(
     settings: WorkerSettings | None = None,
     *,
     tracer_provider: TracerProvider | None = None,
+    meter: Meter | None = None,
     create_client: Callable[..., httpx2.AsyncClient] = create_client,
 ) -> FastAPI:
     """Build the worker. It runs jobs as long as its lifespan lasts."""
@@ -74,7 +76,7 @@ def create_app(
             yield
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    return frame("worker", lifespan=lifespan, health=health, routers=[], tracer_provider=provider)
+    return frame("worker", lifespan=lifespan, health=health, routers=[], tracer_provider=provider, meter=meter)
 
 
 if __name__ == "__main__":
