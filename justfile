@@ -94,7 +94,7 @@ test *args: check
 
 # Lint, types, boundaries, lock, manifests, advisories: no test
 [group('quality')]
-check: lint types boundaries locked images-lint manifests platforms-lint advisories
+check: lint types boundaries locked images-lint manifests rules platforms-lint advisories
 
 # Format the code and this file
 [group('quality')]
@@ -155,6 +155,17 @@ advisories *args:
 [group('quality')]
 openapi: setup
     '{{ python }}' -m devstack openapi docs/openapi
+
+# Write Grafana's dashboards (infra/compose/grafana/dashboards)
+[group('quality')]
+dashboards: setup
+    '{{ python }}' -m devstack dashboards infra/compose/grafana/dashboards
+
+# Prometheus' rules and the tests of its alerts, where promtool is installed
+[group('quality')]
+rules:
+    command -v promtool || { echo 'promtool is not installed (Debian: prometheus): the rules are not checked'; exit 0; }; \
+    promtool check config infra/compose/prometheus/prometheus.yml && promtool test rules infra/compose/prometheus/rules/tests/*.yml
 
 # Judge a catalogue (models check FILE), or print its JSON Schema (models schema)
 [group('quality')]

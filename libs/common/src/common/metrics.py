@@ -55,7 +55,7 @@ def meter_provider(service: str, *readers: MetricReader) -> MeterProvider | None
     """Build the provider of this process from the environment, or None when nobody takes metrics.
 
     `readers` beside OTLP: the one of the Prometheus page. `OTEL_METRICS_EXEMPLAR_FILTER` and its siblings mean what
-    they always mean; by default a sampled request leaves its trace's id as an exemplar, which only OTLP carries.
+    they always mean; by default a sampled request leaves its trace's id as an exemplar.
     """
     if is_exported():
         readers = (*readers, _exporting())
