@@ -94,7 +94,7 @@ test *args: check
 
 # Lint, types, boundaries, lock: no test
 [group('quality')]
-check: lint types boundaries locked images-lint rules
+check: lint types boundaries locked images-lint compose-lint rules
 
 # Format the code and this file
 [group('quality')]
@@ -127,6 +127,12 @@ locked:
 [private]
 images-lint: setup
     '{{ bin }}/hadolint' services/*/Dockerfile libs/simulator/Dockerfile
+
+# The Compose file follows the specification, and every YAML file is tidy
+[private]
+compose-lint: setup
+    '{{ bin }}/check-jsonschema' --builtin-schema vendor.compose-spec infra/compose/compose.yaml
+    '{{ bin }}/yamllint' --strict infra docs/models
 
 # Write the OpenAPI snapshots of the services (docs/openapi)
 [group('quality')]

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from common import errors
 from common.errors import InvalidRequest, RateLimited, ServiceError, Unauthenticated, Unavailable, param_path
 from common.middleware import RequestScope
+from common.refusals import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,7 @@ SECRET = "a prompt that nobody may see"
 
 def the_app() -> FastAPI:
     app = FastAPI(openapi_url=None)
-    errors.install(app)
+    errors.install(app, Refusals())
     app.add_middleware(RequestScope, edge=True)
 
     @app.get("/limited")

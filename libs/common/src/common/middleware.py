@@ -15,6 +15,8 @@ from common.errors import ServiceError
 from common.health import PATHS as HEALTH_PATHS
 from common.http_metrics import route_of
 from common.telemetry import trace_id
+from common.timings import HEADER as SERVER_TIMING
+from common.timings import Timings
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,11 +33,13 @@ class RequestScope:
 
     `arrived_at`, of `time.monotonic`, is when the caller began to wait.
 
-    The edge makes its own id; an inner service takes the one that it is given. Routes reach three things through
-    `scope["state"]`: `log`, fields of the log line; `headers`, which go with whatever answer there is; `ending`, an
-    `AsyncExitStack` unwound when the answer is over, whatever ended it. The path is logged without its query: people
-    put keys there. An exception that nobody foresaw ends here as a 500 in the one shape; its message goes nowhere,
-    because it may quote a prompt.
+    The edge makes its own id; an inner service takes the one that it is given. With tracing off the edge's answers name
+    the digits of that id as their trace's, which nobody has recorded.
+
+    Routes reach four things through `scope["state"]`: `timings`, which the edge shows as `Server-Timing`; `log`, fields
+    of the log line; `headers`, which go with whatever answer there is; `ending`, an `AsyncExitStack` unwound when the
+    answer is over, whatever ended it. The path is logged without its query: people put keys there. An exception that
+    nobody foresaw ends here as a 500 in the one shape; its message goes nowhere, because it may quote a prompt.
     """
 
     def __init__(self, app: ASGIApp, *, edge: bool = False, metrics: ServerMetrics | None = None) -> None:
@@ -57,9 +61,10 @@ class RequestScope:
         state["send"] = send  # for the chunks of streams, to which nothing is added
         further: dict[str, str] = {}
         state["headers"] = further
+        timings = state["timings"] = Timings()
         ending = state["ending"] = contextlib.AsyncExitStack()
         status = 0
-        current_trace = trace_id()
+        current_trace = trace_id() or (request_id.removeprefix("req_") if self._edge else "")
 
         async def send_with_ids(message: Message) -> None:
             nonlocal status
@@ -70,6 +75,8 @@ class RequestScope:
                 if current_trace:
                     headers.append((b"x-trace-id", current_trace.encode()))
                 headers += [(name.encode(), value.encode("latin-1")) for name, value in further.items()]
+                if self._edge:
+                    headers.append((SERVER_TIMING.encode(), timings.header().encode()))
             await send(message)
 
         if self._metrics is not None:

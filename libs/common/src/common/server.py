@@ -72,7 +72,7 @@ def run(
     listener = _listen(name, settings)
     config = uvicorn.Config(
         app,
-        http=guarded(door),
+        http=guarded(door, app.state.refusals),
         loop="uvloop",
         ws="none",
         access_log=False,

@@ -11,6 +11,7 @@ from common import errors, metrics, process_metrics, telemetry
 from common.http_metrics import ServerMetrics
 from common.middleware import RequestScope
 from common.overload.gate import Gate
+from common.refusals import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -37,17 +38,22 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     edge: bool = False,
     is_ours: Callable[[str], bool] | None = None,
     shedder: Shedder | None = None,
+    refusals: Refusals | None = None,
 ) -> FastAPI:
     """Build an application with health routes, one error shape, request ids, log lines and server spans.
 
     It serves no documentation of itself and redirects nothing: a redirect's target would come from the caller's Host.
     `edge`: it faces clients, so ids and traces start here, but for a request whose `Authorization` `is_ours`: there the
     platform itself calls, and its trace goes on. `shedder`: says when new work is refused at the door.
-    `meter`: where the frame's own metrics go; without one, or with one that does nothing, nothing is counted.
+    `meter`: where the frame's own metrics go; without one, or with one that does nothing, nothing is recorded.
+    `refusals`: counts what is refused, where a service has to count some of it itself.
     """
+    refusals = refusals or Refusals()
     of_requests: ServerMetrics | None = None
     if meter is not None and not metrics.is_off(meter):
-        of_requests, lifespan = _measured(meter, lifespan, shedder)
+        of_requests = ServerMetrics(meter)
+        lifespan = _measured(meter, lifespan)
+        _declare_counts(meter, refusals, shedder, tracer_provider)
     app = FastAPI(
         title=f"Spillway {name}",
         version="0.1.0",
@@ -57,7 +63,8 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
         openapi_url=None,
         redirect_slashes=False,
     )
-    errors.install(app)
+    app.state.refusals = refusals
+    errors.install(app, refusals)
     app.add_middleware(RequestScope, edge=edge, metrics=of_requests)
     for router in (health.router(), *routers):
         app.include_router(router)
@@ -65,13 +72,37 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     if shedder is not None:
         # Outside of the tracing middleware as well, which is put in place in the same way: a refusal costs no span.
         build_stack = app.build_middleware_stack
-        app.build_middleware_stack = lambda: Gate(build_stack(), shedder, of_requests)  # type: ignore[method-assign]  # as contrib does
+        app.build_middleware_stack = lambda: Gate(build_stack(), shedder, refusals, of_requests)  # type: ignore[method-assign]  # as contrib does
     return app
 
 
-def _measured(meter: Meter, lifespan: Lifespan, shedder: Shedder | None) -> tuple[ServerMetrics, Lifespan]:
+def _measured(meter: Meter, lifespan: Lifespan) -> Lifespan:
     lag = process_metrics.LoopLag()
     process_metrics.observe(meter, lag)
+
+    @contextlib.asynccontextmanager
+    async def watched(app: FastAPI) -> AsyncIterator[Any]:
+        async with lag.watched(), lifespan(app) as state:
+            yield state
+
+    return watched
+
+
+def _declare_counts(
+    meter: Meter, refusals: Refusals, shedder: Shedder | None, tracer_provider: TracerProvider | None
+) -> None:
+    meter.create_observable_counter(
+        "spillway.refusals",
+        [metrics.reading_each(lambda: refusals.counts, "reason", "scope")],
+        "{request}",
+        "Requests that got an error of the platform's, by its code and by whose limit it was.",
+    )
+    meter.create_observable_counter(
+        "spillway.telemetry.dropped",
+        [metrics.reading_each(lambda: {("spans",): telemetry.dropped_spans(tracer_provider)}, "signal")],
+        "{span}",
+        "Spans that found the queue full, or that no collector took.",
+    )
     if shedder is not None:
         meter.create_observable_counter(
             "spillway.shed",
@@ -79,10 +110,3 @@ def _measured(meter: Meter, lifespan: Lifespan, shedder: Shedder | None) -> tupl
             "{request}",
             "Requests refused at the door, by what there was too much of.",
         )
-
-    @contextlib.asynccontextmanager
-    async def watched(app: FastAPI) -> AsyncIterator[Any]:
-        async with lag.watched(), lifespan(app) as state:
-            yield state
-
-    return ServerMetrics(meter), watched

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 Secret = Annotated[SecretStr, Field(min_length=16)]
 HopSecret = Annotated[SecretStr, Field(min_length=32)]
 """HS256 wants a key of at least the hash's size. Source: RFC 7518, 3.2."""
+SECRETS_DIR = "SPILLWAY_SECRETS_DIR"
+MAX_SECRET_BYTES = 64 * 1024
+"""Of one file: more is no secret but a file in the wrong place."""
 
 
 class ServiceSettings(BaseSettings):
@@ -53,10 +58,17 @@ SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
 
 def load(settings: type[SettingsT]) -> SettingsT:
-    """Read settings from the environment, or raise `BadSettingsError`; values are not repeated: they may be secrets."""
+    """Read settings from the environment, or raise `BadSettingsError`; values are not repeated: they may be secrets.
+
+    What the environment does not set may be a file of the variable's name in `SPILLWAY_SECRETS_DIR`, as Docker and
+    Kubernetes mount secrets; white space around its text does not count.
+    """
     prefix = settings.model_config.get("env_prefix", "")
+    directory = _secrets_dir()
     try:
-        return settings()
+        return settings(_secrets_dir=directory)
+    except SettingsError as error:  # a file that cannot be read; it names the field, not what was read
+        raise BadSettingsError(f"{SECRETS_DIR}: {error}") from None
     except ValidationError as error:
         problems = [
             f"{prefix}{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
@@ -65,6 +77,17 @@ def load(settings: type[SettingsT]) -> SettingsT:
             for problem in error.errors(include_url=False, include_input=False)
         ]
         raise BadSettingsError("; ".join(problems)) from None
+
+
+def _secrets_dir() -> Path | None:
+    """None without one: a directory that is not there holds no secret, and what is missing is named as ever."""
+    directory = Path(os.environ.get(SECRETS_DIR) or os.devnull)
+    if not directory.is_dir():
+        return None
+    for file in directory.iterdir():
+        if file.is_file() and file.stat().st_size > MAX_SECRET_BYTES:
+            raise BadSettingsError(f"{SECRETS_DIR}: {file.name} has more than {MAX_SECRET_BYTES} bytes")
+    return directory
 
 
 def revealed(*secrets: SecretStr | None) -> list[str]:

@@ -50,15 +50,24 @@ class Flights:
             scripts.load(store, name) for name in ("lookup", "append", "read", "renew", "release", "leave")
         )
 
-    async def look_up(
-        self, tenant: str, fingerprint: str, *, own_id: str = "", failed_id: str = "", max_age_s: float | None = None
+    async def look_up(  # noqa: PLR0913  # an entry is named by two, and the rest by keyword
+        self,
+        tenant: str,
+        fingerprint: str,
+        *,
+        own_id: str = "",
+        failed_id: str = "",
+        max_age_s: float | None = None,
+        leads: bool = True,
     ) -> Found:
-        """Hit, lead or follow; without `own_id` only hit or none."""
+        """Hit, lead or follow; without `own_id` only hit or none, and none instead of lead for who shall not lead."""
         flight, _, followers = names.flight(tenant, fingerprint, "")
         keys = [names.entry(tenant, fingerprint), flight, followers, names.counters(tenant)]
         age = -1 if max_age_s is None else max_age_s
         with store_errors():
-            reply = await self._lookup(keys, [self._wall_clock(), age, own_id, failed_id, LEASE_MS, FOLLOWER_MS])
+            reply = await self._lookup(
+                keys, [self._wall_clock(), age, own_id, failed_id, LEASE_MS, FOLLOWER_MS, "1" if leads else ""]
+            )
         word = cast("Word", reply[0].decode())
         self.entries.lookups[word] += 1
         if word == "hit":

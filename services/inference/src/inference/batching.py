@@ -210,5 +210,5 @@ def _in_our_words(failed: AttemptFailedError, *, rides_along: bool) -> AttemptFa
     """The same failure for one of those who shared it: an exception of its own that quotes no neighbour."""
     shared = failed.error
     error = type(shared)("The upstream did not answer a joined request.", code=shared.code, headers=shared.headers)
-    error.status = shared.status
+    error.status, error.scope, error.is_told = shared.status, shared.scope, shared.is_told
     return replace(failed, error=error, rides_along=rides_along)

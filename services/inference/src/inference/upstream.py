@@ -112,6 +112,7 @@ class Upstream:
                 message, param=self._redacted(told.get("param")), code=self._redacted(told.get("code")), headers=headers
             )
             shown.status = status
+            shown.scope, shown.is_told = "upstream", True
         else:
             shown = UpstreamFailed(f"The upstream answered with status {status}.", headers=headers)
         return AttemptFailedError(

@@ -32,6 +32,9 @@ class Lookup(BaseModel):
     own_id: Annotated[str, Field(pattern=FLIGHT, description="To lead or follow; without it: only look.")] | None = None
     failed_id: Annotated[str, Field(pattern=FLIGHT, description="The flight that failed the caller.")] | None = None
     max_age_s: Annotated[float, Field(ge=0, description="An older entry is none.")] | None = None
+    leads: Annotated[bool, Field(description="Without it the caller may follow, but others shall not wait for it.")] = (
+        True
+    )
 
 
 class Lookups(BaseModel):
@@ -60,6 +63,7 @@ async def look_up(request: Request, identity: Identity) -> Response:
         own_id=asked.own_id or "",
         failed_id=asked.failed_id or "",
         max_age_s=asked.max_age_s,
+        leads=asked.leads,
     )
     headers: dict[str, str] = {wire.LOOKUP: found.word}
     if found.entry is not None:
