@@ -65,7 +65,7 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     )
     app.state.refusals = refusals
     errors.install(app, refusals)
-    app.add_middleware(RequestScope, edge=edge, metrics=of_requests)
+    app.add_middleware(RequestScope, health=health, edge=edge, metrics=of_requests)
     for router in (health.router(), *routers):
         app.include_router(router)
     telemetry.instrument(app, tracer_provider, edge=edge, is_ours=is_ours)

@@ -22,6 +22,7 @@ from common.identity import HopVerifier
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
+from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
 
 if TYPE_CHECKING:
@@ -50,8 +51,9 @@ def create_app(
             bells = Bells(store)
             await stack.enter_async_context(bells.listening())
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
-            kept, stock = Entries(store), Inventory(store)
-            leads = Flights(store, kept)
+            spans = StoreSpans("cache", provider)
+            kept, stock = Entries(store, spans=spans), Inventory(store)
+            leads = Flights(store, kept, spans=spans)
             figures = StoreFigures(stock.figures)
             await stack.enter_async_context(figures.watching())
             Metrics(meter or NoOpMeter("cache"), kept, leads, figures)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from cache import names, scripts
 from cache.entries import ENDED_STAYS_MS, Entries, Entry
 from cache.errors import store_errors
+from common.spans import UNTRACED, StoreSpans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,11 +42,19 @@ class Found:
 class Flights:
     """Every method raises `StoreUnavailable`."""
 
-    def __init__(self, store: Redis, entries: Entries, *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Redis,
+        entries: Entries,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        spans: StoreSpans = UNTRACED,
+    ) -> None:
         self.entries = entries
         self.attended = 0
         """Flights whose leaders are here at the moment."""
         self._wall_clock = wall_clock
+        self._spans = spans
         self._lookup, self._append, self._read, self._renew, self._release, self._leave = (
             scripts.load(store, name) for name in ("lookup", "append", "read", "renew", "release", "leave")
         )
@@ -64,7 +73,7 @@ class Flights:
         flight, _, followers = names.flight(tenant, fingerprint, "")
         keys = [names.entry(tenant, fingerprint), flight, followers, names.counters(tenant)]
         age = -1 if max_age_s is None else max_age_s
-        with store_errors():
+        with store_errors(), self._spans.operation("look_up"):
             reply = await self._lookup(
                 keys, [self._wall_clock(), age, own_id, failed_id, LEASE_MS, FOLLOWER_MS, "1" if leads else ""]
             )
@@ -111,7 +120,7 @@ class Flights:
 
     async def release(self, tenant: str, fingerprint: str, flight: str, *, unless_followed: bool) -> bool:
         """False: somebody follows, so the leader has to go on."""
-        with store_errors():
+        with store_errors(), self._spans.operation("release"):
             reply = await self._release(names.flight(tenant, fingerprint, flight), [flight, int(unless_followed)])
         return int(reply) != 0
 

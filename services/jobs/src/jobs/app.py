@@ -13,6 +13,7 @@ from common.identity import HopVerifier
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
+from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
 from jobs.dead_letters import DeadLetters
 from jobs.dependencies import State
@@ -48,7 +49,7 @@ def create_app(
             redis: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(close, redis)
             health.add_shared("state_store", lambda: is_reachable(redis))
-            state = _state(settings, redis)
+            state = _state(settings, redis, StoreSpans("state", provider))
             reaping = reap_forever(state["transitions"], state["store"], interval_s=settings.reap_interval_s)
             await stack.enter_async_context(in_background(reaping))
             await stack.enter_async_context(in_background(state["watch"].run()))
@@ -60,10 +61,10 @@ def create_app(
     return frame("jobs", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)
 
 
-def _state(settings: Settings, redis: Redis) -> State:
+def _state(settings: Settings, redis: Redis, spans: StoreSpans) -> State:
     sealer = Sealer(revealed(settings.seal_secret, settings.seal_secret_previous))
-    store = JobStore(redis, max_bytes=settings.max_bytes)
-    transitions = Transitions(redis, max_bytes=store.max_bytes)
+    store = JobStore(redis, max_bytes=settings.max_bytes, spans=spans)
+    transitions = Transitions(redis, max_bytes=store.max_bytes, spans=spans)
     return State(
         settings=settings,
         verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "jobs"),

@@ -12,6 +12,7 @@ from common.identity import HopSigner
 from common.server import draining, run
 from common.service import frame
 from common.settings import load, revealed
+from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
 from jobs.app import in_background
 from jobs.execution import Execution
@@ -54,7 +55,7 @@ def create_app(
             stack.push_async_callback(close, redis)
             health.add_shared("state_store", lambda: is_reachable(redis))
             store = JobStore(redis, max_bytes=settings.max_bytes)
-            transitions = Transitions(redis, max_bytes=store.max_bytes)
+            transitions = Transitions(redis, max_bytes=store.max_bytes, spans=StoreSpans("state", provider))
             client = create_client(base_url=settings.gateway_url, tracer_provider=provider)
             execution = Execution(
                 Replayer(

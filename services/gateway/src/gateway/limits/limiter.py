@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics
 
+from common.spans import UNTRACED, StoreSpans
 from gateway.limits import headers as shown
 from gateway.limits.admission import Admission
 from gateway.limits.demand import demand_of, rate_of
@@ -58,6 +59,7 @@ class Limiter:
     """None: this process alone decides, by its share."""
     settling: Settling | None = None
     replicas: int = 1
+    spans: StoreSpans = UNTRACED
     clock: Callable[[], float] = time.monotonic
     store_time: Callable[[], int] = lambda: 0
     """Microseconds since 1970; 0: the store's own clock. For tests."""
@@ -79,7 +81,8 @@ class Limiter:
             call.decision.note("limits", "none")
             return admission
         try:
-            admission.verdict = await self._decide(admission)
+            with self.spans.operation("admit"):
+                admission.verdict = await self._decide(admission)
         except LimitsStoreAwayError:
             self.degraded += 1
             _degraded.add(1)
