@@ -22,11 +22,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from openai import OpenAI
 
 from devstack.otlp_sink import Sink
-from support.edge import BINARY, WHY_SKIPPED, Edge, edge, unchecked
 from support.platform import ADMIN_KEY, BOUND_S, Platform, chat, eventually
 from support.raw_server import Conversation, talking
 from support.replicas import replicas
 from support.server import running
+from support.traefik import BINARY, WHY_SKIPPED, Edge, edge, unchecked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

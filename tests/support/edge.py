@@ -1,117 +1,125 @@
-"""A real Traefik with the configuration of `infra/compose/traefik`, but for addresses: in front of what a test runs."""
+"""Clients behind an edge: live streams, plain requests and jobs, open loop, over connections that are kept."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import ssl
-import subprocess
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import asyncio
+import itertools
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx2
-import yaml
 
-from support.compose import FOLDER
-from support.platform import BOUND_S, eventually
+from common.http_client import create_client
+from support.platform import chat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
+    from support.cluster_service import ClusterService
 
-BINARY = os.environ.get("TRAEFIK_BIN", "")
-WHY_SKIPPED = "TRAEFIK_BIN names no Traefik"
-_STOP_S = 60
+FINAL = ("succeeded", "failed", "cancelled", "expired")
+_BOUND_S = 60
 
 
-@dataclass(frozen=True)
+@dataclass
+class Tally:
+    """What became of the requests that began while a tier was restarted."""
+
+    tier: str
+    requests: int = 0
+    failures: list[str] = field(default_factory=list)
+    streams: int = 0
+    cut: list[str] = field(default_factory=list)
+    """Streams that ended early, or with an error."""
+    jobs: int = 0
+    lost: list[str] = field(default_factory=list)
+    """Jobs that were accepted and did not succeed."""
+
+
 class Edge:
-    https_port: int
-    http_port: int
-    metrics_port: int
-    static: Path
-    """Its configuration, as `traefik healthcheck` wants it."""
-    process: subprocess.Popen[bytes]
+    """Sends each request to a ready gateway, as a reverse proxy that retries nothing."""
 
-    @property
-    def dynamic(self) -> Path:
-        """The folder that is read again when it changes."""
-        return self.static.parent / "dynamic"
+    def __init__(self, gateways: ClusterService, key: str, *, rate: float, stream_s: float) -> None:
+        self._gateways = gateways
+        self._headers = {"authorization": f"Bearer {key}"}
+        self._rate = rate
+        self._stream_s = stream_s
+        self.tally = Tally("start")
+        self._calls: set[asyncio.Task[None]] = set()
 
-    @property
-    def url(self) -> str:
-        return f"https://127.0.0.1:{self.https_port}"
+    async def __aenter__(self) -> Self:
+        self._client = create_client(timeout=httpx2.Timeout(_BOUND_S))
+        self._client.headers.update(self._headers)
+        self._sending = asyncio.create_task(self._send_forever())
+        return self
 
-    def client(self, key: str | None = None, **headers: str) -> httpx2.Client:
-        """A client that takes any certificate: Traefik makes one for itself at each start."""
-        authorization = {"authorization": f"Bearer {key}"} if key else {}
-        return httpx2.Client(
-            base_url=self.url, headers=authorization | headers, timeout=BOUND_S, verify=unchecked(), trust_env=False
-        )
+    async def __aexit__(self, *_: object) -> None:
+        """All that was begun is over."""
+        self._sending.cancel()
+        await asyncio.gather(self._sending, return_exceptions=True)
+        await asyncio.gather(*self._calls)
+        await self._client.aclose()
 
+    async def _send_forever(self) -> None:
+        begun = time.monotonic()
+        for number in itertools.count(1):
+            call = asyncio.create_task(self._one(number, self.tally))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+            await asyncio.sleep(max(0.0, begun + number / self._rate - time.monotonic()))
 
-def unchecked() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+    async def _one(self, number: int, tally: Tally) -> None:
+        match number % 10:
+            case 0 | 5:
+                await self._stream(number, tally)
+            case 3:
+                await self._job(number, tally)
+            case 7:  # mostly from the cache
+                await self._ask("POST", "/generate", tally, {"prompt": f"What was asked before? {number // 40}"})
+            case _:
+                await self._ask("POST", "/v1/chat/completions", tally, chat(f"{number} [[sim ttft_ms=20 tokens=8]]"))
 
-
-@contextlib.contextmanager
-def edge(
-    folder: Path, servers: Sequence[str], *, traces_url: str | None = None, read_timeout: str | None = None
-) -> Iterator[Edge]:
-    """Run Traefik before `servers`; it is of use once the first of them is asked after its health and answers."""
-    https_port, http_port, metrics_port = ports = [_free_port() for _ in range(3)]
-    static = yaml.safe_load((FOLDER / "traefik" / "traefik.yaml").read_text())
-    points = static["entryPoints"]
-    for name, port in zip(("websecure", "web", "metrics"), ports, strict=True):
-        points[name]["address"] = f"127.0.0.1:{port}"
-    if read_timeout is not None:
-        points["websecure"]["transport"]["respondingTimeouts"]["readTimeout"] = read_timeout
-    static["providers"]["file"]["directory"] = str(folder / "dynamic")
-    static["tracing"]["otlp"]["http"]["endpoint"] = f"{traces_url or 'http://127.0.0.1:9'}/v1/traces"
-    dynamic = yaml.safe_load((FOLDER / "traefik" / "dynamic" / "gateway.yaml").read_text())
-    dynamic["http"]["services"]["gateway"]["loadBalancer"]["servers"] = [{"url": url} for url in servers]
-    (folder / "dynamic").mkdir()
-    _write(folder / "dynamic" / "gateway.yaml", dynamic)
-    _write(folder / "traefik.yaml", static)
-    with (folder / "traefik.log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603  # named by who runs the tests
-            [BINARY, f"--configFile={folder / 'traefik.yaml'}"],
-            env={"EDGE_HTTPS_PORT": str(https_port), "PATH": os.defpath},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    started = Edge(https_port, http_port, metrics_port, folder / "traefik.yaml", process)
-    try:
-        eventually(lambda: _serves(started), within_s=_STOP_S)
-        yield started
-    finally:
-        process.terminate()
+    async def _ask(
+        self, method: str, path: str, tally: Tally, body: dict[str, Any] | None = None
+    ) -> httpx2.Response | None:
+        tally.requests += 1
+        began = time.monotonic()
         try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            answer = await self._client.request(method, self._gateways.pick() + path, json=body)
+        except httpx2.HTTPError as error:
+            tally.failures.append(f"{method} {path}: {type(error).__name__} {error}")
+            return None
+        if not answer.is_success:
+            took_s = time.monotonic() - began
+            tally.failures.append(f"{method} {path}: {answer.status_code} after {took_s:.2f} s: {answer.text}")
+            return None
+        return answer
 
+    async def _stream(self, number: int, tally: Tally) -> None:
+        tally.streams += 1
+        asked = chat(f"{number} [[sim tokens=20 itl_ms={round(self._stream_s * 50)}]]", stream=True)
+        url = f"{self._gateways.pick()}/v1/chat/completions"
+        received = b""
+        try:
+            async with self._client.stream("POST", url, json=asked) as answer:
+                async for chunk in answer.aiter_raw():
+                    received += chunk
+        except httpx2.HTTPError as error:
+            tally.cut.append(f"{type(error).__name__} after {len(received)} bytes: {received[-300:]!r}")
+            return
+        if not received.endswith(b"data: [DONE]\n\n") or b'"error"' in received:
+            tally.cut.append(f"{answer.status_code}: {received[-300:]!r}")
 
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(yaml.safe_dump(content, sort_keys=False))
-
-
-def _serves(started: Edge) -> bool:
-    if started.process.poll() is not None:
-        raise RuntimeError((started.static.parent / "traefik.log").read_text())
-    try:
-        with started.client() as client:
-            return client.get("/health").is_success
-    except httpx2.TransportError:
-        return False
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    async def _job(self, number: int, tally: Tally) -> None:
+        tally.jobs += 1
+        asked = {"endpoint": "/v1/chat/completions", "body": chat(f"job {number} [[sim ttft_ms=300]]")}
+        accepted = await self._ask("POST", "/v1/jobs", tally, asked)
+        if accepted is None:
+            return  # a failure already
+        job = accepted.json()
+        give_up_at = time.monotonic() + _BOUND_S
+        while job["state"] not in FINAL and time.monotonic() < give_up_at:
+            shown = await self._ask("GET", f"/v1/jobs/{job['id']}?wait=1", tally)
+            if shown is not None:
+                job = shown.json()
+        if job["state"] != "succeeded":
+            tally.lost.append(str(job))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 Secret = Annotated[SecretStr, Field(min_length=16)]
@@ -17,6 +18,15 @@ MAX_SECRET_BYTES = 64 * 1024
 """Of one file: more is no secret but a file in the wrong place."""
 
 
+def _with_scheme(value: object) -> object:
+    return f"http://{value}" if isinstance(value, str) and _HOST_AND_PORT.fullmatch(value) else value
+
+
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:[0-9]+")
+BaseUrl = Annotated[str, BeforeValidator(_with_scheme), Field(pattern=r"^https?://")]
+"""Of a service of ours. A bare `host:port`, which is all that some platforms know of a private service, is `http`."""
+
+
 class ServiceSettings(BaseSettings):
     """Settings from the environment, prefixed with the service's name; built once in `create_app` and passed down."""
 
@@ -25,6 +35,9 @@ class ServiceSettings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(ge=1, le=65_535)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(default=0, ge=0, le=65_535)
+    """Where Prometheus reads metrics; 0: nowhere."""
     drain_delay_s: float = Field(default=10, ge=0, le=120)
     """After SIGTERM: how long the listener stays open, not ready, until the endpoint has been removed everywhere."""
     drain_timeout_s: float = Field(default=30, ge=0, le=3600)

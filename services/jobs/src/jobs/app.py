@@ -13,6 +13,7 @@ from common.identity import HopVerifier
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
+from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
 from jobs.dead_letters import DeadLetters
 from jobs.dependencies import State
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
     from fastapi import FastAPI
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
 
 
-def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None, meter: Meter | None = None
+) -> FastAPI:
     """Build the service. Nothing is opened before its lifespan; the store may come later than it."""
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("jobs")
@@ -45,7 +49,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             redis: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(close, redis)
             health.add_shared("state_store", lambda: is_reachable(redis))
-            state = _state(settings, redis)
+            state = _state(settings, redis, StoreSpans("state", provider))
             reaping = reap_forever(state["transitions"], state["store"], interval_s=settings.reap_interval_s)
             await stack.enter_async_context(in_background(reaping))
             await stack.enter_async_context(in_background(state["watch"].run()))
@@ -54,13 +58,13 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
     routers = [jobs.router, admin.router]
-    return frame("jobs", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider)
+    return frame("jobs", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)
 
 
-def _state(settings: Settings, redis: Redis) -> State:
+def _state(settings: Settings, redis: Redis, spans: StoreSpans) -> State:
     sealer = Sealer(revealed(settings.seal_secret, settings.seal_secret_previous))
-    store = JobStore(redis, max_bytes=settings.max_bytes)
-    transitions = Transitions(redis, max_bytes=store.max_bytes)
+    store = JobStore(redis, max_bytes=settings.max_bytes, spans=spans)
+    transitions = Transitions(redis, max_bytes=store.max_bytes, spans=spans)
     return State(
         settings=settings,
         verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "jobs"),

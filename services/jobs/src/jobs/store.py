@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import RedisError
 
+from common.spans import UNTRACED, StoreSpans
 from jobs.errors import JobGone, NoSuchJob, StoreUnavailable
 from jobs.record import Record
 from jobs.transitions import PREFIX
@@ -26,9 +27,10 @@ _SCANNED_PER_PAGE = 1_000
 class JobStore:
     """Every method raises `StoreUnavailable`."""
 
-    def __init__(self, redis: Redis, *, max_bytes: int, prefix: str = PREFIX) -> None:
+    def __init__(self, redis: Redis, *, max_bytes: int, prefix: str = PREFIX, spans: StoreSpans = UNTRACED) -> None:
         self._redis: Any = redis  # redis types its commands as either client's
         self._prefix = prefix
+        self._spans = spans
         self._configured_bytes = max_bytes
         self._max_bytes = max_bytes
 
@@ -43,7 +45,7 @@ class JobStore:
 
     async def get(self, job_id: str, tenant: str | None = None) -> Record:
         """Raises `NoSuchJob`, also for another tenant's, and `JobGone`. No tenant: an operator asks."""
-        with _store_errors():
+        with _store_errors(), self._spans.operation("get"):
             found, gone_from = await self._both(job_id)
         record = _parsed(job_id, found)
         if record is None:

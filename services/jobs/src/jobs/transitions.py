@@ -5,12 +5,14 @@ The server's TIME is the clock; a test may hand in one of its own.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import RedisError
 
+from common.spans import UNTRACED, StoreSpans
 from jobs.errors import StoreUnavailable
 from jobs.record import Claim, Record, pairs
 
@@ -24,6 +26,9 @@ PREFIX = "v1:{jobs}"
 REAPED_AT_ONCE = 100
 _REFUSED_WHEN_FULL = frozenset({"accept", "append"})
 """Everything else runs although `maxmemory` is reached: it frees memory, or keeps a job from being run again."""
+
+_UNTRACED = frozenset({"append", "heartbeat"})
+"""There is one for each piece of a long answer, and every few seconds."""
 
 AcceptOutcome = Literal["ok", "dup", "mismatch", "tenant_full", "full"]
 Beat = Literal["ok", "cancel", "lost"]
@@ -68,6 +73,7 @@ class Transitions:
         max_bytes: Callable[[], int],
         prefix: str = PREFIX,
         clock: Callable[[], int] | None = None,
+        spans: StoreSpans = UNTRACED,
     ) -> None:
         self._scripts = {
             name: redis.register_script(_text(name))
@@ -76,6 +82,7 @@ class Transitions:
         self._max_bytes = max_bytes
         self._prefix = prefix
         self._clock = clock
+        self._spans = spans
 
     async def accept(self, job: NewJob, bounds: Bounds) -> tuple[AcceptOutcome, str]:
         """Return what became of it and the id of the job that is meant. Accepting the same id twice is one job."""
@@ -142,8 +149,10 @@ class Transitions:
 
     async def _run(self, name: str, *args: str | bytes | float) -> Any:
         now = "" if self._clock is None else self._clock()
+        traced = self._spans.operation(name) if name not in _UNTRACED else contextlib.nullcontext()
         try:
-            return await self._scripts[name](keys=[self._prefix], args=[now, *args])
+            with traced:
+                return await self._scripts[name](keys=[self._prefix], args=[now, *args])
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(type(error).__name__) from error
 

@@ -12,6 +12,7 @@ from common.identity import HopSigner
 from common.server import draining, run
 from common.service import frame
 from common.settings import load, revealed
+from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
 from jobs.app import in_background
 from jobs.execution import Execution
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     import httpx2
     from fastapi import FastAPI
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
 
@@ -38,6 +40,7 @@ def create_app(
     settings: WorkerSettings | None = None,
     *,
     tracer_provider: TracerProvider | None = None,
+    meter: Meter | None = None,
     create_client: Callable[..., httpx2.AsyncClient] = create_client,
 ) -> FastAPI:
     """Build the worker. It runs jobs as long as its lifespan lasts."""
@@ -52,7 +55,7 @@ def create_app(
             stack.push_async_callback(close, redis)
             health.add_shared("state_store", lambda: is_reachable(redis))
             store = JobStore(redis, max_bytes=settings.max_bytes)
-            transitions = Transitions(redis, max_bytes=store.max_bytes)
+            transitions = Transitions(redis, max_bytes=store.max_bytes, spans=StoreSpans("state", provider))
             client = create_client(base_url=settings.gateway_url, tracer_provider=provider)
             execution = Execution(
                 Replayer(
@@ -74,7 +77,7 @@ def create_app(
             yield
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
-    return frame("worker", lifespan=lifespan, health=health, routers=[], tracer_provider=provider)
+    return frame("worker", lifespan=lifespan, health=health, routers=[], tracer_provider=provider, meter=meter)
 
 
 if __name__ == "__main__":
