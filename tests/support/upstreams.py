@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
@@ -15,6 +14,7 @@ from simulator.transport import SimulatorProtocol
 from support.server import running
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
 
     from starlette.types import Receive, Scope, Send
