@@ -40,7 +40,7 @@ SETTINGS: dict[str, type[ServiceSettings]] = {
 }
 PORTS = {"gateway": 8080, "inference": 8081, "cache": 8082, "jobs": 8083, "simulator": 8090}
 PORTS |= dict.fromkeys(("valkey-state", "valkey-limits", "valkey-cache"), 6379)
-OF_OTHERS = re.compile(r"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT|SPILLWAY_(SECRETS_DIR|URL)|[A-Z]+_METRICS_(HOST|PORT)")
+OF_OTHERS = re.compile(r"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT|SPILLWAY_(SECRETS_DIR|URL)")
 METRICS_PORT = 9464
 WITHOUT_A_CLIENT = {"collector", "jaeger"}
 """Their images hold nothing that could ask after their health."""
