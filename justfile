@@ -133,8 +133,8 @@ images-lint: setup
 [private]
 manifests: setup
     '{{ bin }}/yamllint' --strict infra docs/models
-    '{{ bin }}/check-jsonschema' --builtin-schema vendor.compose-spec infra/compose/compose.yaml
-    '{{ bin }}/pytest' -q -p no:randomly tests/unit/infra/k8s
+    '{{ bin }}/check-jsonschema' --quiet --builtin-schema vendor.compose-spec infra/compose/compose.yaml
+    '{{ bin }}/pytest' -q -p no:randomly tests/unit/infra/k8s/test_sources.py tests/unit/infra/k8s/test_rendered.py
 
 # The workflows and what Render and Fly read fit their schemas
 [private]
