@@ -196,6 +196,7 @@ async def test_after_a_failover_behind_the_same_address_the_services_go_on(tmp_p
         first, second = (stack.enter_context(Redis.from_url(server.url)) for server in (one, two))
         address = Address(port_of(one))
         first.config_set("repl-diskless-sync-delay", 0)
+        second.config_set("shutdown-timeout", 0)  # no replica needs to catch up once the test is over
         second.replicaof("127.0.0.1", port_of(one))
         async with (
             await asyncio.start_server(address.relay, "127.0.0.1", 0) as server,

@@ -118,3 +118,23 @@ def test_a_service_that_is_told_nothing_names_all_that_it_needs(
     with pytest.raises(BadSettingsError) as error:
         load(settings)
     assert {part.partition(":")[0] for part in str(error.value).split("; ")} == needed
+
+
+@pytest.mark.parametrize(
+    "url", ["redis+sentinel://hunter2@a:26379/primary", "redis+cluster://hunter2@a:6379", "a:6379"]
+)
+def test_a_store_is_one_endpoint_and_what_is_none_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    set_environment(monkeypatch, {"CACHE_HOP_SECRET": "x" * 32, "CACHE_STORE_URL": url})
+    with pytest.raises(BadSettingsError, match="^CACHE_STORE_URL: .*one endpoint") as error:
+        load(CacheSettings)
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:a-password@store:6379/0", "rediss://store:6380/0", "unix:///run/valkey.sock"]
+)
+def test_a_store_is_reached_plainly_by_tls_or_by_a_socket(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    set_environment(monkeypatch, {"CACHE_HOP_SECRET": "x" * 32, "CACHE_STORE_URL": url})
+    assert load(CacheSettings).store_url.get_secret_value() == url

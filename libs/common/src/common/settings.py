@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Secret = Annotated[SecretStr, Field(min_length=16)]
 HopSecret = Annotated[SecretStr, Field(min_length=32)]
 """HS256 wants a key of at least the hash's size. Source: RFC 7518, 3.2."""
+_STORE_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+def _is_one_endpoint(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(_STORE_SCHEMES):
+        raise ValueError(f"must begin with {', '.join(_STORE_SCHEMES)}: one endpoint, no list of Sentinels or shards")
+    return url
+
+
+StoreUrl = Annotated[SecretStr, AfterValidator(_is_one_endpoint)]
+"""Of a Valkey or Redis. Secret, because it may carry a password."""
 
 
 class ServiceSettings(BaseSettings):
