@@ -67,7 +67,7 @@ def run(
     listener = _listen(name, settings)
     config = uvicorn.Config(
         app,
-        http=guarded(replace(door, linger_s=min(PARTING_S, settings.drain_delay_s))),
+        http=guarded(replace(door, linger_s=min(PARTING_S, int(settings.drain_delay_s)))),
         loop="uvloop",
         ws="none",
         access_log=False,
