@@ -10,15 +10,12 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import Any, Self
 
 from support.cluster_service import ClusterService, until
 from support.platform import ADMIN_KEY, JOBS_SEAL_SECRET, MODEL, SECRETS, UPSTREAM_KEY
 from support.valkey import valkey
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 MODULES = {"gateway": "gateway", "inference": "inference", "cache": "cache", "jobs": "jobs", "worker": "jobs.worker"}
 TIERS = tuple(MODULES)
@@ -70,6 +67,15 @@ class Fleet:
         started = self._launch(member.tier)
         await self._is_known(started)
 
+    def waited_s(self) -> dict[int, float]:
+        """By process: how long it was ready to run and had no processor, since its start; empty but on Linux.
+
+        Source: the kernel's documentation, scheduler/sched-stats, the second field.
+        """
+        pids = [member.process.pid for members in self.members.values() for member in members] + [*self.pids.values()]
+        files = {pid: Path(f"/proc/{pid}/schedstat") for pid in pids}
+        return {pid: int(file.read_text().split()[1]) / 1e9 for pid, file in files.items() if file.exists()}
+
     def log_of(self, tier: str) -> str:
         return "".join(log.read_text()[-2_000:] for log in sorted(self._home.glob(f"{tier}-*.log")))
 
@@ -105,7 +111,7 @@ class Fleet:
         self.services[tier].add(member.url)
         return member
 
-    def _run(self, name: str, module: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _run(self, name: str, module: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         number = len(list(self._home.glob(f"{name}-*.log")))
         log = self._stack.enter_context((self._home / f"{name}-{number}.log").open("wb"))

@@ -59,7 +59,7 @@ class Door:
     connections_per_address: int = 0
     """0: no cap."""
     body_timeout_s: float = 35
-    linger_s: float = 0
+    linger_s: int = 0
     """When the server stops: how long an idle connection stays open after its last answer, if that did not close it."""
     header_timeout_s: float = HEADER_TIMEOUT_S
 
