@@ -229,7 +229,7 @@ class HttpGuard(HttpToolsProtocol):
             rest_s = ended_at + self.door.linger_s - self.loop.time()
             self.timeout_keep_alive_task = self.loop.call_later(max(0, rest_s), self.timeout_keep_alive_handler)
         elif self.cycle.response_started and not self.cycle.response_complete:
-            self.timeout_keep_alive = self.door.linger_s  # type: ignore[assignment]  # of `call_later`: any number
+            self.timeout_keep_alive = self.door.linger_s
         else:
             super().shutdown()
 
