@@ -373,7 +373,7 @@ def test_an_edge_that_stops_ends_no_stream_and_takes_no_more(stack: Platform, tm
 def refuses(front: Edge) -> bool:
     try:
         socket.create_connection(("127.0.0.1", front.https_port), BOUND_S).close()
-    except ConnectionRefusedError:
+    except ConnectionError:  # refused, or reset at the very moment
         return True
     return False
 
