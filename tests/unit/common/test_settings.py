@@ -127,7 +127,7 @@ def test_a_store_is_one_endpoint_and_what_is_none_is_refused_at_start(
     monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     set_environment(monkeypatch, {"CACHE_HOP_SECRET": "x" * 32, "CACHE_STORE_URL": url})
-    with pytest.raises(BadSettingsError, match="^CACHE_STORE_URL: .*one endpoint") as error:
+    with pytest.raises(BadSettingsError, match=r"^CACHE_STORE_URL: .*one endpoint") as error:
         load(CacheSettings)
     assert "hunter2" not in str(error.value)
 
