@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from common.deadline import Deadline
 from common.identity import HopIdentity
+from common.timings import Timings
 from gateway.authentication import Caller
-from gateway.call import CHAT, Call, Timings
+from gateway.call import CHAT, Call
 from gateway.catalogue import ModelCatalogue
 from gateway.decision import Decision
 from gateway.limits.scopes import Claim, Scope

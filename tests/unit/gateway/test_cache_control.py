@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from common.deadline import Deadline
+from common.timings import Timings
 from gateway.authentication import Caller
 from gateway.cache_control import Plan, plan_of
-from gateway.call import CHAT, EMBEDDINGS, Call, Timings
+from gateway.call import CHAT, EMBEDDINGS, Call
 from gateway.keys import Policy
 from support.cache_service import ALICE, BOUND_S
 

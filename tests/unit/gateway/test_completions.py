@@ -8,8 +8,9 @@ import httpx2
 import pytest
 
 from common.deadline import Deadline
+from common.timings import Timings
 from gateway.authentication import Caller
-from gateway.call import CHAT, EMBEDDINGS, Call, Timings
+from gateway.call import CHAT, EMBEDDINGS, Call
 from gateway.fingerprint import fingerprint
 from support.asgi import Line
 from support.cache_service import ALICE, BOUND_S, SEALER, CacheService, completions_over

@@ -9,9 +9,10 @@ import pytest
 from common.deadline import Deadline
 from common.errors import DeadlineExceeded, ServiceError, Unavailable
 from common.identity import HopIdentity, HopSigner, HopVerifier
+from common.timings import Timings
 from gateway.admission.turnstile import Turnstile
 from gateway.authentication import Caller
-from gateway.call import CHAT, Call, Timings
+from gateway.call import CHAT, Call
 from gateway.inference_client import CONNECT_S, InferenceClient
 from support.clock import Clock
 

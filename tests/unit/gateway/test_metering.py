@@ -10,10 +10,11 @@ import httpx2
 import pytest
 
 from common.deadline import Deadline
+from common.timings import Timings
 from common.usage import HEADER, Usage
 from gateway.admission.turnstile import Turnstile
 from gateway.authentication import Caller
-from gateway.call import CHAT, Call, Timings
+from gateway.call import CHAT, Call
 from gateway.decision import Decision
 from gateway.reservation import Reservation
 from support.asgi import Line

@@ -9,7 +9,7 @@ import orjson
 from opentelemetry import trace
 from starlette.responses import Response
 
-from common import wire
+from common import conventions, wire
 from common.errors import RateLimited, envelope
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ class Answer:
 
 def headers_of(call: Call, outcome: wire.CacheOutcome, further: Mapping[str, str], why: str = "") -> dict[str, str]:
     """The headers of an answer; the outcome goes into span, log line and decision record as well, with the reason."""
-    trace.get_current_span().set_attribute("spillway.cache.outcome", outcome)
+    trace.get_current_span().set_attribute(conventions.CACHE_OUTCOME, outcome)
     call.log["cache"] = outcome
     call.decision.note("cache", f"{outcome}:{why}" if why else outcome)
-    return {wire.CACHE: outcome, "server-timing": call.timings.header(), **further}
+    return {wire.CACHE: outcome, **further}
 
 
 def passed_on(headers: Mapping[str, str]) -> dict[str, str]:

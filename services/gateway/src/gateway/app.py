@@ -6,7 +6,7 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
-from common import telemetry
+from common import conventions, telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.http_guard import Door
@@ -17,6 +17,7 @@ from common.overload.shedder import Shedder
 from common.server import draining
 from common.service import frame
 from common.settings import BadSettingsError, load, revealed
+from common.spans import Spans, StoreSpans
 from common.stores import close, connect, is_reachable
 from gateway.admission.turnstile import Turnstile
 from gateway.authentication import Authenticator
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
 
@@ -49,7 +51,9 @@ if TYPE_CHECKING:
 ADMIN = (admin.router, admin_tenants.router, admin_cache.router, admin_usage.router)
 
 
-def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None, meter: Meter | None = None
+) -> FastAPI:
     """Build the service. Nothing is opened before its lifespan; stores and services may come later than it."""
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("gateway")
@@ -59,7 +63,10 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         max_body_bytes=settings.max_body_bytes_in_flight,
         max_lag_s=settings.max_lag_s,
     )
-    turnstile = Turnstile(settings.max_concurrency)
+    spans = Spans(provider)
+    turnstile = Turnstile(
+        settings.max_concurrency, waiting_span=functools.partial(spans.around, conventions.ADMISSION_WAIT)
+    )
     turnstile.is_batch_shed = lambda: shedder.is_batch_shed
     declared = _declared(settings)
     workers = _verifier_of_workers(settings)
@@ -88,6 +95,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         health=health,
         routers=routers,
         tracer_provider=provider,
+        meter=meter,
         edge=True,
         is_ours=None if workers is None else functools.partial(is_workers, workers),
         shedder=shedder,
@@ -129,9 +137,15 @@ async def _open(  # noqa: PLR0913  # here the parts meet
     await stack.enter_async_context(catalogue.kept_fresh())
     limits_url = None if settings.limits_url is None else settings.limits_url.get_secret_value()
     limiter = await open_limits(
-        stack, limits_url, replicas=settings.expected_replicas, catalogue=catalogue, health=health
+        stack,
+        limits_url,
+        replicas=settings.expected_replicas,
+        catalogue=catalogue,
+        health=health,
+        provider=provider,
     )
-    directory, authenticator = await _open_keys(stack, settings, store, declared)
+    spans = StoreSpans("state", provider)
+    directory, authenticator = await _open_keys(stack, settings, store, declared, spans)
     return State(
         settings=settings,
         store=store,
@@ -141,7 +155,7 @@ async def _open(  # noqa: PLR0913  # here the parts meet
         failed_logins=authenticator.failed_logins,
         inference=inference,
         completions=await open_completions(stack, settings, inference, provider, revision=lambda: catalogue.revision),
-        governor=Governor(await open_keyed_requests(stack, settings, store), limiter),
+        governor=Governor(await open_keyed_requests(stack, settings, store, spans), limiter),
         ledger=limiter.ledger,
         jobs=None,
         replays=None,
@@ -149,11 +163,11 @@ async def _open(  # noqa: PLR0913  # here the parts meet
 
 
 async def _open_keys(
-    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, declared: DeclaredKeys
+    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, declared: DeclaredKeys, spans: StoreSpans
 ) -> tuple[KeyDirectory, Authenticator]:
     breaker = StoreBreaker(lambda: is_reachable(store))
     stack.push_async_callback(breaker.close)
-    reader = KeyReader(store, declared)
+    reader = KeyReader(store, declared, spans)
     directory = KeyDirectory(reader.one, breaker)
     upkeep = KeyUpkeep(store, directory, breaker, reader.many)
     await stack.enter_async_context(upkeep.working())

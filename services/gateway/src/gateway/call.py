@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,28 +17,11 @@ if TYPE_CHECKING:
 
     from common.deadline import Deadline
     from common.identity import HopIdentity
+    from common.timings import Timings
     from gateway.authentication import Caller
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
-
-
-class Timings:
-    """How long each stage took, for `Server-Timing` (W3C): stages in the order in which they ended, milliseconds."""
-
-    __slots__ = ("_stages", "_started")
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-        self._stages: list[tuple[str, float]] = []
-
-    def record(self, stage: str, since: float) -> None:
-        """Note that `stage` began at `since` (of `time.perf_counter`) and ends now."""
-        self._stages.append((stage, time.perf_counter() - since))
-
-    def header(self) -> str:
-        stages = [*self._stages, ("total", time.perf_counter() - self._started)]
-        return ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in stages)
 
 
 async def _silent() -> Message:
@@ -60,6 +42,8 @@ class Call:
     deadline: Deadline
     timings: Timings
     is_stream: bool = False
+    is_hurried: bool = False
+    """The caller said by itself how long it waits: others may be more patient."""
     choices: int = 1
     cache_control: frozenset[str] = frozenset()
     """Directives of the request's `Cache-Control` (RFC 9111), lower case."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
+from common import conventions
+
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
@@ -42,4 +44,4 @@ class Decision:
             log["decision"] = self.facts
         span = trace.get_current_span()
         if span.is_recording():
-            span.set_attributes({f"spillway.decision.{key}": value for key, value in self.facts.items()})
+            span.set_attributes({conventions.DECISION + key: value for key, value in self.facts.items()})

@@ -13,7 +13,7 @@ from opentelemetry import trace
 from redis.asyncio import Redis
 from starlette.requests import ClientDisconnect
 
-from common import wire
+from common import conventions, wire
 from common.deadline import Deadline, positive_number
 from common.errors import (
     BodyTimeout,
@@ -26,9 +26,10 @@ from common.errors import (
 )
 from common.identity import HopIdentity, Priority
 from common.settings import revealed
+from common.timings import Timings
 from gateway.audit import Actor
 from gateway.authentication import Authenticator, Caller, bearer
-from gateway.call import Call, Timings
+from gateway.call import Call
 from gateway.completions import Completions
 from gateway.decision import Decision
 from gateway.failed_logins import FailedLogins
@@ -74,7 +75,7 @@ async def authenticated(request: Request) -> Caller:
     """The caller behind the API key. On every router but health's: deny by default."""
     started = time.perf_counter()
     scope_state = request.scope["state"]
-    timings = scope_state["timings"] = Timings()
+    timings: Timings = scope_state["timings"]
     decision = scope_state["decision"] = Decision(scope_state["headers"])
     authorization, replays = request.headers.get("authorization"), state_of(request)["replays"]
     if replays is not None and is_hop_token(authorization):
@@ -86,8 +87,8 @@ async def authenticated(request: Request) -> Caller:
     scope_state["ending"].callback(decision.record, scope_state["log"])
     span = trace.get_current_span()
     if span.is_recording():
-        span.set_attribute("spillway.tenant", caller.tenant)
-        span.set_attribute("spillway.key.id", caller.key_id)
+        span.set_attribute(conventions.TENANT, caller.tenant)
+        span.set_attribute(conventions.KEY_ID, caller.key_id)
     scope_state["log"] |= {"tenant": caller.tenant, "key_id": caller.key_id}
     return caller
 
@@ -198,6 +199,7 @@ class CallFactory:
             body=body,
             payload=render(dict(body)),
             deadline=self.deadline(is_stream=is_stream),
+            is_hurried=wire.TIMEOUT_MS in self.request.headers,
             timings=scope_state["timings"],
             is_stream=is_stream,
             choices=choices,

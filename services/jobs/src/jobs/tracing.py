@@ -13,6 +13,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from common import conventions
 from jobs.replay import AttemptFailed, Failed, Outcome
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ class AttemptSpan:
         self._span = span
 
     def note(self, outcome: Outcome) -> None:
-        self._span.set_attribute("spillway.job.outcome", type(outcome).__name__.lower())
+        self._span.set_attribute(conventions.JOB_OUTCOME, type(outcome).__name__.lower())
         if isinstance(outcome, Failed | AttemptFailed):
-            self._span.set_attribute("error.type", outcome.code)
+            self._span.set_attribute(conventions.ERROR_TYPE, outcome.code)
             self._span.set_status(Status(StatusCode.ERROR))
 
 
@@ -45,17 +46,23 @@ class Tracing:
         """A span for the time that the job waited, and one around its attempt."""
         submission = _W3C.extract({"traceparent": claim.record.traceparent}, otel_context.Context())
         caller = trace.get_current_span(submission).get_span_context()
-        links = [Link(caller)] if caller.is_valid else []
+        links = [Link(caller, {conventions.LINK: "submission"})] if caller.is_valid else []
         attributes: dict[str, str | int] = {
-            "spillway.job.id": claim.id,
-            "spillway.tenant": claim.record.tenant,
-            "spillway.job.attempt": claim.record.attempts,
+            conventions.JOB_ID: claim.id,
+            conventions.TENANT: claim.record.tenant,
+            conventions.JOB_ATTEMPT_NUMBER: claim.record.attempts,
         }
         now = time.time_ns()
         waited_since = now - int(claim.waited_s * 1e9)
-        wait = self._tracer.start_span("job wait", submission, start_time=waited_since, attributes=attributes)
+        wait = self._tracer.start_span(conventions.JOB_WAIT, submission, start_time=waited_since, attributes=attributes)
         wait.end(now)
         with self._tracer.start_as_current_span(
-            "job attempt", submission, SpanKind.CONSUMER, attributes, links, start_time=now, record_exception=False
+            conventions.JOB_ATTEMPT,
+            submission,
+            SpanKind.CONSUMER,
+            attributes,
+            links,
+            start_time=now,
+            record_exception=False,
         ) as span:
             yield AttemptSpan(span)

@@ -6,19 +6,23 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common import wire
 from common.errors import BatchOverloaded, Overloaded, envelope
 from common.health import PATHS as HEALTH_PATHS
+from common.overload.shedder import REASONS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from common.http_metrics import ServerMetrics
     from common.overload.shedder import Reason, Shedder
+    from common.refusals import Refusals
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ _ALWAYS_OPEN = frozenset(HEALTH_PATHS)
 class Refusal:
     """One answer, built once."""
 
+    code: str
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
@@ -49,12 +54,11 @@ def _refusal(reason: Reason, *, is_batch: bool) -> Refusal:
         (b"retry-after", error.default_headers["retry-after"].encode()),
         (wire.DECISION.encode(), f"refused={reason}; limit_of=platform".encode()),
     )
-    return Refusal(error.status, headers, body)
+    return Refusal(error.code, error.status, headers, body)
 
 
-_REASONS: tuple[Reason, ...] = ("turn", "lag", "memory", "bodies", "requests")
 _REFUSALS = {
-    (reason, is_batch): _refusal(reason, is_batch=is_batch) for reason in _REASONS for is_batch in (False, True)
+    (reason, is_batch): _refusal(reason, is_batch=is_batch) for reason in REASONS for is_batch in (False, True)
 }
 
 
@@ -64,18 +68,26 @@ class Gate:
     A body counts with its announced length from its head on, else as it comes, until its request is over.
     """
 
-    def __init__(self, app: ASGIApp, shedder: Shedder) -> None:
+    def __init__(
+        self, app: ASGIApp, shedder: Shedder, refusals: Refusals, metrics: ServerMetrics | None = None
+    ) -> None:
         self._app = app
         self._shedder = shedder
+        self._refusals = refusals
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or _is_always_open(scope["path"]):
             await self._app(scope, receive, send)
             return
         body_bytes, is_batch = _announced(scope["headers"])
+        arrived = time.perf_counter()
         refusal = _judge(self._shedder, body_bytes or 0, is_batch=is_batch)
         if refusal is not None:
-            await _refuse(refusal, send, is_small=(body_bytes or 0) <= DRAINED_BYTES)
+            self._refusals.count(refusal.code, Overloaded.scope)
+            if self._metrics is not None:
+                self._metrics.record(scope["method"], "", refusal.status, 0)
+            await _refuse(refusal, send, arrived, is_small=(body_bytes or 0) <= DRAINED_BYTES)
             return
         admitted = _Admitted(self._shedder, body_bytes or 0)
         try:
@@ -95,16 +107,19 @@ def _is_always_open(path: str) -> bool:
     return path in _ALWAYS_OPEN or path.startswith("/admin/")
 
 
-async def _refuse(refusal: Refusal, send: Send, *, is_small: bool) -> None:
-    headers = [*refusal.headers, _request_id()]
+async def _refuse(refusal: Refusal, send: Send, arrived: float, *, is_small: bool) -> None:
+    headers = [*refusal.headers, *_ids()]
+    headers.append((b"server-timing", b"total;dur=%.2f" % ((time.perf_counter() - arrived) * 1000)))
     if not is_small:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": refusal.body})
 
 
-def _request_id() -> tuple[bytes, bytes]:
-    return b"x-request-id", b"req_" + os.urandom(16).hex().encode()
+def _ids() -> tuple[tuple[bytes, bytes], ...]:
+    """Of the request, and of its trace, which nobody records: a refusal costs no span."""
+    digits = os.urandom(16).hex().encode()
+    return (b"x-request-id", b"req_" + digits), (b"x-trace-id", digits)
 
 
 def _announced(headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 8 * 1024 * 1024
 """Of the pieces that are kept for those who are behind."""
+ENOUGH_OF_ITS_TIME = 0.5
+"""A caller joins a flight whose leader has set a time limit of its own only if that lasts for half of the caller's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Failure:
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
             error = ServiceError("The upstream's error was none of ours.", code="upstream_error")
         error.status = self.status
+        error.scope, error.is_told = "upstream", True
         return error
 
 
@@ -83,7 +86,7 @@ class Flight:
 
     __slots__ = (
         "_base", "_bytes", "_changed", "_pieces", "deserted", "failure", "has_ended", "head", "hit", "id", "is_lost",
-        "leader", "max_bytes", "waiting",
+        "leader", "max_bytes", "traceparent", "waiting",
     )  # fmt: skip
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
@@ -96,6 +99,8 @@ class Flight:
         self.has_ended = False
         self.leader: Call | None = None
         """The call in whose name inference was asked, by this process."""
+        self.traceparent = ""
+        """Of the request whose call brings the answer (W3C), wherever it is; empty: unknown."""
         self.waiting: list[Call] = []
         self.deserted: Callable[[], None] = lambda: None
         """Called when nobody waits any more."""
@@ -109,6 +114,22 @@ class Flight:
 
     def board(self, call: Call) -> None:
         self.waiting.append(call)
+
+    def may_be_joined_by(self, call: Call) -> bool:
+        """It goes on, nothing of it is gone, and the haste of those who wait does not end it in the caller's face."""
+        if self.has_ended or not self.is_whole_yet:
+            return False
+        if not self.waiting:
+            return True
+        leading = self.leader or self.most_patient()
+        if not leading.is_hurried:
+            return True
+        return leading.deadline.remaining_s() >= call.deadline.remaining_s() * ENOUGH_OF_ITS_TIME
+
+    def most_patient(self) -> Call:
+        """Of those who wait, the one in whose name to ask: the first without haste, else the one with the most time."""
+        unhurried = (call for call in self.waiting if not call.is_hurried)
+        return next(unhurried, None) or max(self.waiting, key=lambda call: call.deadline.at)
 
     def leave(self, call: Call) -> None:
         self.waiting = [other for other in self.waiting if other is not call]

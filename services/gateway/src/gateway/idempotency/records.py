@@ -7,6 +7,7 @@ Source: the draft "The Idempotency-Key HTTP Header Field" (IETF httpapi).
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import RedisError
 
+from common.spans import UNTRACED, StoreSpans
 from gateway.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Claim:
 class Records:
     """Each method is one round trip and raises `StoreUnavailableError`; repeating one is harmless."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # three parts, and what else by keyword
         self,
         store: Redis,
         sealer: Sealer,
@@ -67,9 +69,11 @@ class Records:
         *,
         store_clock: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        spans: StoreSpans = UNTRACED,
     ) -> None:
         """`store_clock` (Unix ms) replaces the server's own, in tests."""
         self.keeping = keeping
+        self._spans = spans
         self._sealer = sealer
         self._store_clock = store_clock
         self._clock = clock
@@ -79,10 +83,11 @@ class Records:
             for name in ("claim", "renew", "finish", "release")
         )
 
-    async def claim(self, name: str, *, owner: str, tenant: str, body: str) -> Claim:
-        """Raises `SealBrokenError` too: the kept answer is damaged, or another's."""
+    async def claim(self, name: str, *, owner: str, tenant: str, body: str, is_first: bool = True) -> Claim:
+        """Raises `SealBrokenError` too: the kept answer is damaged, or another's. Only the first of many is a span."""
         keys = [_record(name), PREFIX + "kept", PREFIX + "bytes"]
-        reply = await self._run(self._claim, keys, owner, body, self._lease_ms, self.keeping.total_bytes)
+        with self._spans.operation("claim") if is_first else contextlib.nullcontext():
+            reply = await self._run(self._claim, keys, owner, body, self._lease_ms, self.keeping.total_bytes)
         outcome: Outcome = reply[0].decode()
         if outcome == "running":
             return Claim(outcome, lease_left_s=reply[1] / 1000)
@@ -104,13 +109,15 @@ class Records:
         is_kept = 0 < len(answer) <= keeping.max_answer_bytes
         sealed = self._sealer.seal(answer, tenant=tenant, place=name) if is_kept else b""
         keep_ms = round(keeping.keep_s * 1000)
-        reply = await self._run(
-            self._finish, keys, owner, sealed, keep_ms, tenant, name, keeping.tenant_bytes, keeping.total_bytes
-        )
+        with self._spans.operation("finish"):
+            reply = await self._run(
+                self._finish, keys, owner, sealed, keep_ms, tenant, name, keeping.tenant_bytes, keeping.total_bytes
+            )
         return bool(reply[0] == b"ok")
 
     async def release(self, name: str, *, owner: str) -> None:
-        await self._run(self._release, [_record(name)], owner)
+        with self._spans.operation("release"):
+            await self._run(self._release, [_record(name)], owner)
 
     @property
     def _lease_ms(self) -> int:

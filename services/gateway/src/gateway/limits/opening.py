@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
 from gateway.limits.learning import Experience
 from gateway.limits.ledger import Ledger
@@ -16,14 +17,22 @@ from gateway.limits.store import LimitsStore
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
+    from opentelemetry.sdk.trace import TracerProvider
+
     from common.health import Health
     from gateway.catalogue import ModelCatalogue
 
 logger = logging.getLogger(__name__)
 
 
-async def open_limits(
-    stack: AsyncExitStack, url: str | None, *, replicas: int, catalogue: ModelCatalogue, health: Health
+async def open_limits(  # noqa: PLR0913  # all but two by keyword
+    stack: AsyncExitStack,
+    url: str | None,
+    *,
+    replicas: int,
+    catalogue: ModelCatalogue,
+    health: Health,
+    provider: TracerProvider | None,
 ) -> Limiter:
     """Connect to the *limits* store at `url` and start what works in the background; without one, limit alone."""
     local, experience = LocalLimits(replicas), Experience()
@@ -38,4 +47,5 @@ async def open_limits(
     ledger, settling = Ledger(store), Settling(store)
     await stack.enter_async_context(ledger.working())
     await stack.enter_async_context(settling.working())
-    return Limiter(catalogue, local, experience, ledger, store, settling, replicas=replicas)
+    spans = StoreSpans("limits", provider)
+    return Limiter(catalogue, local, experience, ledger, store, settling, replicas=replicas, spans=spans)

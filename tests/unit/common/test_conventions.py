@@ -1,0 +1,38 @@
+"""The names of spans, attributes and events stand in one table."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from common import conventions
+
+CHECKOUT = Path(__file__).parents[3]
+OWN_TABLES = ("conventions.py", "metrics.py")
+"""The other one holds a service's instruments, whose names are said once each."""
+NO_SPANS = {"spillway.content", "spillway.transport", "spillway.limits.degraded"}
+"""Extensions of requests, and a metric that has no `metrics.py` yet."""
+SOURCES = [
+    path
+    for folder in ("libs/common/src", "services")
+    for path in sorted((CHECKOUT / folder).rglob("*.py"))
+    if path.name not in OWN_TABLES
+]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_no_name_of_a_span_attribute_stands_anywhere_else(path: Path) -> None:
+    literals = {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    named = {text for text in literals if text.startswith(("spillway.", "gen_ai.", "db.", "url."))}
+    assert named - NO_SPANS == set()
+
+
+def test_each_name_stands_in_the_table_once() -> None:
+    names = [value for name, value in vars(conventions).items() if name.isupper()]
+    assert len(names) == len(set(names)) > 30
