@@ -6,9 +6,13 @@ of production and streams of 8 s.
 
 from __future__ import annotations
 
+import io
+import os
+import subprocess
+import tarfile
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -18,11 +22,9 @@ from support.edge import Edge, Tally
 from support.fleet import TIERS, Fleet
 from support.platform import make_key
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(times(300, 1_800))]
 
+ROOT = Path(__file__).parents[2]
 STREAM_S = times(1, 8)
 DRAIN_DELAY_S = times(3, 10)
 STARVED_SHARE = 0.1
@@ -57,9 +59,45 @@ async def test_a_rolling_restart_of_every_tier_loses_no_request_and_ends_no_stre
         async with Edge(fleet.services["gateway"], key, rate=8, stream_s=STREAM_S) as edge:
             for tier in TIERS * times(1, 3):
                 for _ in range(3):
-                    rounds.append(await roll(fleet, edge, tier))
+                    rounds.append(await roll(fleet, edge, tier, replicas=times(1, 2)))
                     if not rounds[-1].says_nothing:
                         break
+    judge(rounds)
+
+
+@pytest.mark.skipif(not IS_LONG, reason="takes minutes: ./justw chaos")
+async def test_an_update_from_the_last_release_tier_by_tier_loses_nothing_whoever_talks_to_whom(tmp_path: Path) -> None:
+    """SPILLWAY_RELEASED names a revision to start from, if it is not the last tag."""
+    source = tmp_path / "released"
+    unpack(os.environ.get("SPILLWAY_RELEASED") or last_release(), source)
+    fleet = Fleet(tmp_path, drain_delay_s=DRAIN_DELAY_S, drain_timeout_s=30)
+    fleet.source = source
+    async with fleet:
+        key = make_key(fleet.services["gateway"].pick(), "updater")
+        async with Edge(fleet.services["gateway"], key, rate=8, stream_s=STREAM_S) as edge:
+            fleet.source = None
+            # Half of each tier first, callers before those whom they call: the worst order that there is.
+            rounds = [await roll(fleet, edge, tier, replicas=1) for tier in (*TIERS, *TIERS)]
+    judge(rounds)
+
+
+def last_release() -> str:
+    tags = git("tag", "--list", "v*", "--sort=-version:refname").decode().split()
+    if not tags:
+        pytest.skip("there is no release yet; SPILLWAY_RELEASED names a revision")
+    return tags[0]
+
+
+def git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], capture_output=True, check=True, cwd=ROOT).stdout  # noqa: S603, S607  # ours
+
+
+def unpack(revision: str, directory: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(git("archive", "--format=tar", revision, "libs", "services"))) as tar:
+        tar.extractall(directory, filter="data")
+
+
+def judge(rounds: list[Round]) -> None:
     heads = "tier       restarts  seconds  requests  failures  streams  ended early  jobs  lost  waited"
     print("\n".join(["", heads, *map(str, rounds)]))  # noqa: T201  # what the test is for
     judged = [one.tally for one in rounds if not one.says_nothing]
@@ -71,9 +109,9 @@ async def test_a_rolling_restart_of_every_tier_loses_no_request_and_ends_no_stre
     assert sum(tally.jobs for tally in judged) > 0
 
 
-async def roll(fleet: Fleet, edge: Edge, tier: str) -> Round:
+async def roll(fleet: Fleet, edge: Edge, tier: str, *, replicas: int) -> Round:
     tally = edge.tally = Tally(tier)
-    members = fleet.members[tier][:] if IS_LONG else fleet.members[tier][:1]
+    members = fleet.members[tier][:replicas]  # the oldest: who is restarted goes to the end
     before, began = fleet.waited_s(), time.monotonic()
     for member in members:
         await fleet.restart(member)

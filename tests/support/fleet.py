@@ -19,7 +19,7 @@ from support.valkey import valkey
 
 MODULES = {"gateway": "gateway", "inference": "inference", "cache": "cache", "jobs": "jobs", "worker": "jobs.worker"}
 TIERS = tuple(MODULES)
-_START_S = 60
+_START_S = 150
 _NEVER_LATE_S = 60
 _OURS = ("GATEWAY_", "INFERENCE_", "CACHE_", "JOBS_", "WORKER_", "SIMULATOR_", "OTEL_", "SPILLWAY_")
 
@@ -32,13 +32,17 @@ class Member:
 
 
 class Fleet:
-    """`drain_delay_s` and `drain_timeout_s` are those of the tiers that serve; workers keep theirs."""
+    """`drain_delay_s` and `drain_timeout_s` are those of the tiers that serve; workers keep theirs.
+
+    What is started runs the code below `source`, another checkout of this repository, as long as there is one.
+    """
 
     def __init__(self, home: Path, *, drain_delay_s: float, drain_timeout_s: float, replicas: int = 2) -> None:
         self._home = home
         self._stop_s = drain_delay_s + drain_timeout_s + 20
         self._stages = {"drain_delay_s": drain_delay_s, "drain_timeout_s": drain_timeout_s}
         self._replicas = replicas
+        self.source: Path | None = None
         self.services = {tier: ClusterService() for tier in TIERS}
         self.members: dict[str, list[Member]] = {tier: [] for tier in TIERS}
         self.stores: dict[str, str] = {}
@@ -113,6 +117,8 @@ class Fleet:
 
     def _run(self, name: str, module: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+        if self.source is not None:
+            inherited["PYTHONPATH"] = os.pathsep.join(map(str, sorted(self.source.glob("*/*/src"))))
         number = len(list(self._home.glob(f"{name}-*.log")))
         log = self._stack.enter_context((self._home / f"{name}-{number}.log").open("wb"))
         process = subprocess.Popen(  # noqa: S603  # our own
