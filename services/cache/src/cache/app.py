@@ -44,7 +44,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
-            store: Redis = connect(settings.store_url.get_secret_value())
+            store: Redis = connect(settings.store_url.get_secret_value(), meter=meter)
             stack.push_async_callback(close, store)
             health.add_shared("cache_store", lambda: is_reachable(store))
             bells = Bells(store)

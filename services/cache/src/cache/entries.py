@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cache import names, scripts
 from cache.errors import store_errors
+from common.stores import operation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +42,7 @@ class Entries:
         self._put = scripts.load(store, "put")
 
     async def get(self, tenant: str, fingerprint: str) -> Entry | None:
-        with store_errors():
+        with store_errors(), operation(self._store, "get"):
             entry = self.read(cast("bytes | None", await self._store.get(names.entry(tenant, fingerprint))))
         self._count(entry)
         return entry
@@ -50,7 +51,7 @@ class Entries:
         self, tenant: str, fingerprints: Sequence[str], *, max_age_s: float | None = None
     ) -> list[Entry | None]:
         """An entry that is older is none."""
-        with store_errors():
+        with store_errors(), operation(self._store, "get_many"):
             found: list[Any] = await self._store.mget(
                 [names.entry(tenant, fingerprint) for fingerprint in fingerprints]
             )
@@ -63,12 +64,12 @@ class Entries:
     async def put(self, tenant: str, fingerprint: str, value: bytes, *, ttl_s: int, flight: str = "") -> None:
         """Store it; `flight` names the one that its writer led, which ends with this."""
         keys = [names.entry(tenant, fingerprint), *names.flight(tenant, fingerprint, flight), names.counters(tenant)]
-        with store_errors():
+        with store_errors(), operation(self._store, "put"):
             await self._put(keys, [_STORED_AT.pack(self._wall_clock()) + value, ttl_s, flight, ENDED_STAYS_MS])
 
     async def put_many(self, tenant: str, values: Sequence[tuple[str, bytes]], *, ttl_s: int) -> None:
         stored_at = _STORED_AT.pack(self._wall_clock())
-        with store_errors():
+        with store_errors(), operation(self._store, "put_many"):
             async with self._store.pipeline(transaction=False) as pipeline:
                 for fingerprint, value in values:
                     pipeline.set(names.entry(tenant, fingerprint), stored_at + value, ex=ttl_s)
@@ -77,7 +78,7 @@ class Entries:
 
     async def delete(self, tenant: str, fingerprint: str) -> bool:
         """Whether there was one."""
-        with store_errors():
+        with store_errors(), operation(self._store, "delete"):
             return bool(await self._store.delete(names.entry(tenant, fingerprint)))
 
     def _count(self, entry: Entry | None) -> None:

@@ -51,7 +51,7 @@ class Metrics:
             explicit_bucket_boundaries_advisory=TOKENS,
         )  # fmt: skip
         self._costs: dict[tuple[str, str], float] = {}
-        meter.create_observable_counter("spillway.cost", [self._spent], "{usd}", "Where the price is known.")
+        meter.create_observable_counter("spillway.cost", [self._spent], "usd", "Where the price is known.")
         self._joined = meter.create_histogram(
             "spillway.embeddings.joined", "{item}", "Inputs of an upstream call of a target that joins requests.",
             explicit_bucket_boundaries_advisory=ITEMS,

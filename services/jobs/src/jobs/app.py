@@ -45,7 +45,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
-            redis: Redis = connect(settings.state_url.get_secret_value())
+            redis: Redis = connect(settings.state_url.get_secret_value(), meter=meter)
             stack.push_async_callback(close, redis)
             health.add_shared("state_store", lambda: is_reachable(redis))
             state = _state(settings, redis)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import RedisError
 
+from common.stores import operation
 from jobs.errors import JobGone, NoSuchJob, StoreUnavailable
 from jobs.record import Record
 from jobs.transitions import PREFIX
@@ -37,13 +38,13 @@ class JobStore:
         return self._max_bytes
 
     async def learn_memory(self) -> None:
-        with _store_errors():
+        with _store_errors(), operation(self._redis, "learn_memory"):
             maxmemory = int((await self._redis.info("memory")).get("maxmemory", 0))
         self._max_bytes = min(self._configured_bytes, maxmemory // 2) if maxmemory else self._configured_bytes
 
     async def get(self, job_id: str, tenant: str | None = None) -> Record:
         """Raises `NoSuchJob`, also for another tenant's, and `JobGone`. No tenant: an operator asks."""
-        with _store_errors():
+        with _store_errors(), operation(self._redis, "get"):
             found, gone_from = await self._both(job_id)
         record = _parsed(job_id, found)
         if record is None:
@@ -66,7 +67,7 @@ class JobStore:
     ) -> tuple[list[Record], str | None]:
         """Return records of `of:<tenant>`, `all` or `dead`, newest first, and the id after which there may be more."""
         name = f"{self._prefix}:{index}"
-        with _store_errors():
+        with _store_errors(), operation(self._redis, "page"):
             start = 0
             if after is not None:
                 rank = await self._redis.zrevrank(name, after)
@@ -97,13 +98,13 @@ class JobStore:
 
     async def events(self, job_id: str, start: int, count: int = 500) -> list[bytes]:
         """The events from number `start` on, as the scripts wrote them."""
-        with _store_errors():
+        with _store_errors(), operation(self._redis, "events"):
             found = await self._redis.lrange(f"{self._prefix}:events:{job_id}", start, start + count - 1)
         return cast("list[bytes]", found)
 
     async def versions(self, job_ids: Sequence[str]) -> list[int]:
         """How many events each job has: a number that grows with every change of it. 0: no such job any more."""
-        with _store_errors():
+        with _store_errors(), operation(self._redis, "versions"):
             pipe = self._redis.pipeline(transaction=False)
             for job_id in job_ids:
                 pipe.llen(f"{self._prefix}:events:{job_id}")
@@ -111,14 +112,14 @@ class JobStore:
 
     async def stops(self) -> set[tuple[str, int]]:
         """Runs that ended without their worker: id and fence."""
-        with _store_errors():
+        with _store_errors(), operation(self._redis, "stops"):
             found = await self._redis.zrange(f"{self._prefix}:stops", 0, -1)
         runs = (member.decode().rpartition(":") for member in found)
         return {(job_id, int(fence)) for job_id, _, fence in runs}
 
     async def counts(self) -> dict[str, int]:
         """What an operator looks at first."""
-        with _store_errors():
+        with _store_errors(), operation(self._redis, "counts"):
             pipe = self._redis.pipeline(transaction=False)
             for name in ("deadlines", "leases", "delayed", "dead", "all"):
                 pipe.zcard(f"{self._prefix}:{name}")

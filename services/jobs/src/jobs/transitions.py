@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import RedisError
 
+from common.stores import operation
 from jobs.errors import StoreUnavailable
 from jobs.record import Claim, Record, pairs
 
@@ -69,6 +70,7 @@ class Transitions:
         prefix: str = PREFIX,
         clock: Callable[[], int] | None = None,
     ) -> None:
+        self._redis = redis
         self._scripts = {
             name: redis.register_script(_text(name))
             for name in ("accept", "claim", "heartbeat", "append", "finish", "release", "cancel", "reap", "purge")
@@ -143,7 +145,8 @@ class Transitions:
     async def _run(self, name: str, *args: str | bytes | float) -> Any:
         now = "" if self._clock is None else self._clock()
         try:
-            return await self._scripts[name](keys=[self._prefix], args=[now, *args])
+            with operation(self._redis, name):
+                return await self._scripts[name](keys=[self._prefix], args=[now, *args])
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(type(error).__name__) from error
 

@@ -50,12 +50,12 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            redis: Redis = connect(settings.state_url.get_secret_value())
+            redis: Redis = connect(settings.state_url.get_secret_value(), meter=meter)
             stack.push_async_callback(close, redis)
             health.add_shared("state_store", lambda: is_reachable(redis))
             store = JobStore(redis, max_bytes=settings.max_bytes)
             transitions = Transitions(redis, max_bytes=store.max_bytes)
-            client = create_client(base_url=settings.gateway_url, tracer_provider=provider)
+            client = create_client(base_url=settings.gateway_url, tracer_provider=provider, meter=meter)
             execution = Execution(
                 Replayer(
                     await stack.enter_async_context(client),

@@ -16,21 +16,29 @@ from gateway.limits.store import LimitsStore
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
+    from opentelemetry.metrics import Meter
+
     from common.health import Health
     from gateway.catalogue import ModelCatalogue
 
 logger = logging.getLogger(__name__)
 
 
-async def open_limits(
-    stack: AsyncExitStack, url: str | None, *, replicas: int, catalogue: ModelCatalogue, health: Health
+async def open_limits(  # noqa: PLR0913  # all but two by keyword
+    stack: AsyncExitStack,
+    url: str | None,
+    *,
+    replicas: int,
+    catalogue: ModelCatalogue,
+    health: Health,
+    meter: Meter | None = None,
 ) -> Limiter:
     """Connect to the *limits* store at `url` and start what works in the background; without one, limit alone."""
     local, experience = LocalLimits(replicas), Experience()
     if url is None:
         logger.warning("limits_are_local", extra={"expected_replicas": replicas})
         return Limiter(catalogue, local, experience, Ledger(None), replicas=replicas)
-    client = connect(url)
+    client = connect(url, meter=meter)
     stack.push_async_callback(close, client)
     health.add_optional("limits_store", lambda: is_reachable(client))
     store = LimitsStore(client)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoScriptError, RedisError
 
 from common.background import end
+from common.stores import MeasuredRedis, operation
 from gateway.lateness import answered_within
 from gateway.limits.errors import LimitsStoreAwayError
 
@@ -54,6 +55,7 @@ class _Call:
     words: tuple[Word, ...]
     script: Script
     answer: asyncio.Future[Any]
+    began: float
 
 
 class LimitsStore:
@@ -89,7 +91,7 @@ class LimitsStore:
             raise LimitsStoreAwayError("resting")
         words: tuple[Word, ...] = ("EVALSHA", script.digest, len(keys), *keys, *arguments)
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Call(words, script, answer))
+        self._waiting.append(_Call(words, script, answer, time.perf_counter()))
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_all())
         return answer
@@ -100,19 +102,20 @@ class LimitsStore:
 
     async def hashes(self, names: Sequence[str]) -> list[dict[bytes, bytes]]:
         """The hashes of these names. Raises `LimitsStoreAwayError`."""
-        return await self._read([("HGETALL", name) for name in names])
+        return await self._read("hashes", [("HGETALL", name) for name in names])
 
     async def members(self, names: Sequence[str]) -> list[set[bytes]]:
         """The sets of these names. Raises `LimitsStoreAwayError`."""
-        return await self._read([("SMEMBERS", name) for name in names])
+        return await self._read("members", [("SMEMBERS", name) for name in names])
 
-    async def _read(self, commands: Sequence[tuple[str, str]]) -> list[Any]:
+    async def _read(self, name: str, commands: Sequence[tuple[str, str]]) -> list[Any]:
         try:
             async with answered_within(CALL_TIMEOUT_S):
                 pipeline = self._client.pipeline(transaction=False)
                 for command in commands:
                     pipeline.execute_command(*command)
-                return await pipeline.execute()
+                with operation(self._client, name):
+                    return await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
             raise LimitsStoreAwayError(type(error).__name__) from error
 
@@ -143,6 +146,7 @@ class LimitsStore:
         for call, answer in zip(batch, answers, strict=True):
             if not isinstance(answer, Exception) and not call.answer.done():  # else its caller has gone
                 call.answer.set_result(answer)
+                self._record(call)
         if failures:  # READONLY, OOM, MISCONF, LOADING: it cannot count
             raise failures[0]
 
@@ -164,7 +168,13 @@ class LimitsStore:
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             if not call.answer.done():
-                call.answer.set_exception(LimitsStoreAwayError(reason))
+                error = LimitsStoreAwayError(reason)
+                call.answer.set_exception(error)
+                self._record(call, error)
+
+    def _record(self, call: _Call, error: Exception | None = None) -> None:
+        if isinstance(self._client, MeasuredRedis):
+            self._client.record(call.script.name, time.perf_counter() - call.began, error)
 
     async def _await_return(self) -> None:
         since = self._clock()
