@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from cache.settings import Settings as CacheSettings
-from common.settings import BadSettingsError, ServiceSettings, load
+from common.settings import BadSettingsError, BaseUrl, ServiceSettings, load
 from gateway.settings import Settings as GatewaySettings
 from inference.settings import Settings as InferenceSettings
 
@@ -86,6 +86,35 @@ def test_a_stop_whose_stages_do_not_fit_is_refused_and_the_variables_are_named(
 def test_a_stop_whose_stages_fit_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     set_environment(monkeypatch, GOOD | {"THING_TERMINATION_GRACE_S": "43.1"})
     assert load(Settings).termination_grace_s == 43.1
+
+
+class Linked(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="LINKED_")
+
+    port: int = 80
+    other_url: BaseUrl
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("http://other:81", "http://other:81"),
+        ("https://other.example/base", "https://other.example/base"),
+        ("other-1a2b:10000", "http://other-1a2b:10000"),
+    ],
+)
+def test_a_host_with_its_port_is_the_base_url_of_a_service(
+    monkeypatch: pytest.MonkeyPatch, given: str, read: str
+) -> None:
+    set_environment(monkeypatch, {"LINKED_OTHER_URL": given})
+    assert load(Linked).other_url == read
+
+
+@pytest.mark.parametrize("given", ["", "other", "ftp://other:81", "other:81/base", ":81", "redis://other:81"])
+def test_what_is_no_base_url_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    set_environment(monkeypatch, {"LINKED_OTHER_URL": given})
+    with pytest.raises(BadSettingsError, match="LINKED_OTHER_URL"):
+        load(Linked)
 
 
 def test_settings_never_change_and_do_not_show_their_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,9 +122,11 @@ PIECES = st.lists(st.binary(max_size=20), max_size=6)
 def test_a_follower_has_what_the_leader_had(pieces: list[bytes], is_stream: bool) -> None:
     sealing = sealer()
     head = Head(is_stream, {"x-upstream-attempts": "2"})
-    sent = [sealing.seal(frames.head(head)), *(sealing.seal(frames.pieces([piece])) for piece in pieces)]
+    traceparent = f"00-{1:032x}-{2:016x}-01"
+    sent = [sealing.seal(frames.head(head, traceparent)), *(sealing.seal(frames.pieces([piece])) for piece in pieces)]
     follower = landed(*sent, sealing.seal(frames.ending(None)))
     assert (follower.head, follower.content(), follower.has_ended) == (head, b"".join(pieces), True)
+    assert follower.traceparent == traceparent
 
 
 def test_a_failure_travels_with_its_status_body_and_headers() -> None:
@@ -146,7 +148,7 @@ def test_a_failure_travels_with_its_status_body_and_headers() -> None:
 )
 def test_a_frame_out_of_its_place_or_damaged_loses_the_flight(change: Any) -> None:
     sealing = sealer()
-    sent = [sealing.seal(frames.head(Head(is_stream=True))), sealing.seal(frames.pieces([b"a"]))]
+    sent = [sealing.seal(frames.head(Head(is_stream=True), "")), sealing.seal(frames.pieces([b"a"]))]
     with pytest.raises(FlightLostError):
         landed(*change(sent))
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
 
-KEEPALIVE_S = 20
-"""Idle connections are let go before the server (75 s) closes them under a request."""
+KEEPALIVE_S = 8
+"""Idle connections are let go before the server closes them under a request: after 75 s, or 9 s when it is leaving."""
 _CONTENT = "spillway.content"
 
 

@@ -59,6 +59,8 @@ class Door:
     connections_per_address: int = 0
     """0: no cap."""
     body_timeout_s: float = 35
+    linger_s: float = 0
+    """When the server stops: how long an idle connection stays open after its last answer, if that did not close it."""
     header_timeout_s: float = HEADER_TIMEOUT_S
 
 
@@ -109,7 +111,11 @@ class HttpGuard(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._began_at = self.loop.time()
-        self._address = self.client[0] if self.client else ""
+        self._address = ""
+        if self.client:
+            # Also in the scope: who counts by network would otherwise hold all of IPv4 for one /56.
+            self.client = (unmapped(self.client[0]), self.client[1])
+            self._address = self.client[0]
         self._is_behind_proxy = bool(self.proxies) and _is_in(self._address, self.proxies)
         self.per_address[self._address] += 1
         cap = self.door.connections_per_address
@@ -209,6 +215,23 @@ class HttpGuard(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._end(refusal(400, "bad_request", msg))
+
+    def shutdown(self) -> None:
+        """Leave clients time to let go of connections that they were promised: to close one may meet its next request.
+
+        uvicorn closes idle connections at once, and busy ones right behind an answer whose head said nothing of it.
+        """
+        if not self.door.linger_s or self.cycle is None:
+            super().shutdown()
+        elif self.timeout_keep_alive_task is not None:
+            ended_at = self.timeout_keep_alive_task.when() - self.timeout_keep_alive
+            self._unset_keepalive_if_required()
+            rest_s = ended_at + self.door.linger_s - self.loop.time()
+            self.timeout_keep_alive_task = self.loop.call_later(max(0, rest_s), self.timeout_keep_alive_handler)
+        elif self.cycle.response_started and not self.cycle.response_complete:
+            self.timeout_keep_alive = self.door.linger_s  # type: ignore[assignment]  # of `call_later`: any number
+        else:
+            super().shutdown()
 
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():
@@ -314,6 +337,17 @@ def _code_of(answer: bytes) -> str:
 
 def _head_too_large() -> bytes:
     return refusal(431, "headers_too_large", "The request's headers are too large or too many.")
+
+
+def unmapped(address: str) -> str:
+    """An IPv4 client as itself, whom a socket that listens on `::` names `::ffff:192.0.2.1`.
+
+    Source: RFC 4291, 2.5.5.2.
+    """
+    if not address.startswith("::ffff:"):
+        return address
+    mapped = ipaddress.IPv6Address(address).ipv4_mapped
+    return str(mapped) if mapped else address
 
 
 def _is_in(address: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:

@@ -8,9 +8,10 @@ import threading
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler
 
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
+
+from common.exemplars import ExemplarReader, ExemplarRegistry
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader
@@ -24,11 +25,8 @@ class MetricsPage:
 
     def __init__(self, host: str, port: int) -> None:
         """Bind the port; 0 is any free one. Raises `OSError` for one that is taken."""
-        registry = CollectorRegistry()
-        # The scrape configuration names the job, and one process has one scope: both would repeat on every line.
-        self.reader: MetricReader = PrometheusMetricReader(
-            disable_target_info=True, scope_info_enabled=False, registry=registry
-        )
+        registry = ExemplarRegistry()
+        self.reader: MetricReader = ExemplarReader(registry)
         self._server = _server(host)((host, port), _Handler)
         self._server.set_app(make_wsgi_app(registry))
         self.port: int = self._server.server_port

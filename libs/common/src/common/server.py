@@ -2,6 +2,8 @@
 
 After SIGTERM: not ready at once, the listener open for `drain_delay_s`, open requests for `drain_timeout_s`, then
 telemetry for `flush_timeout_s`. uvicorn alone would close the listener after 0.1 s, while endpoints still send here.
+From the signal on each answer closes its connection, and one that is open stays as long as a client may keep it: who
+has a pool of them loses no request.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import uvicorn
@@ -40,7 +43,9 @@ class CreateApp(Protocol[SettingsT_contra]):
 
 
 KEEPALIVE_S = 75
-"""Longer than any client of ours keeps an idle connection (20 s), so that the client lets go first."""
+"""Longer than any client of ours keeps an idle connection (8 s), so that the client lets go first."""
+PARTING_S = 9
+"""The same while the service is leaving (docs/adr/0034): less than the drain delay, more than a client's 8 s."""
 BAD_SETTINGS_EXIT = 2
 ACCEPTS_PER_TURN = 64
 """libuv accepts one connection of a listening socket in each turn of the loop. In an overload, when turns are long,
@@ -72,7 +77,7 @@ def run(
     listener = _listen(name, settings)
     config = uvicorn.Config(
         app,
-        http=guarded(door, app.state.refusals),
+        http=guarded(replace(door, linger_s=min(PARTING_S, settings.drain_delay_s)), app.state.refusals),
         loop="uvloop",
         ws="none",
         access_log=False,
@@ -83,6 +88,8 @@ def run(
         timeout_keep_alive=KEEPALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
     )
+    # uvicorn raises the signal anew once it is done. By default that would kill the process, its last lines unwritten.
+    signal.signal(signal.SIGTERM, _leave)
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again
     _Server(config, provider, settings.flush_timeout_s).run(
@@ -122,6 +129,8 @@ def _metered(name: str, settings: ServiceSettings) -> MeterProvider | None:
 def _listen(name: str, settings: ServiceSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is every address, IPv4 included
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for option, value in _DEAD_PEERS:  # what it accepts inherits them
         listener.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -131,6 +140,10 @@ def _listen(name: str, settings: ServiceSettings) -> socket.socket:
     except OSError as error:
         _refuse(name, f"{name.upper()}_PORT: cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     return listener
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
 
 
 def _refuse(name: str, why: str) -> NoReturn:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 Secret = Annotated[SecretStr, Field(min_length=16)]
@@ -15,6 +16,15 @@ HopSecret = Annotated[SecretStr, Field(min_length=32)]
 SECRETS_DIR = "SPILLWAY_SECRETS_DIR"
 MAX_SECRET_BYTES = 64 * 1024
 """Of one file: more is no secret but a file in the wrong place."""
+
+
+def _with_scheme(value: object) -> object:
+    return f"http://{value}" if isinstance(value, str) and _HOST_AND_PORT.fullmatch(value) else value
+
+
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:[0-9]+")
+BaseUrl = Annotated[str, BeforeValidator(_with_scheme), Field(pattern=r"^https?://")]
+"""Of a service of ours. A bare `host:port`, which is all that some platforms know of a private service, is `http`."""
 
 
 class ServiceSettings(BaseSettings):

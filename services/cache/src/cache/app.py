@@ -22,6 +22,7 @@ from common.identity import HopVerifier
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
+from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
 
 if TYPE_CHECKING:
@@ -44,14 +45,15 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
-            store: Redis = connect(settings.store_url.get_secret_value(), meter=meter)
+            store: Redis = connect(settings.store_url.get_secret_value())
             stack.push_async_callback(close, store)
             health.add_shared("cache_store", lambda: is_reachable(store))
             bells = Bells(store)
             await stack.enter_async_context(bells.listening())
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
-            kept, stock = Entries(store), Inventory(store)
-            leads = Flights(store, kept)
+            spans = StoreSpans("cache", provider, meter)
+            kept, stock = Entries(store, spans=spans), Inventory(store, spans=spans)
+            leads = Flights(store, kept, spans=spans)
             figures = StoreFigures(stock.figures)
             await stack.enter_async_context(figures.watching())
             Metrics(meter or NoOpMeter("cache"), kept, leads, figures)

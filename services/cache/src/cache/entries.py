@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cache import names, scripts
 from cache.errors import store_errors
-from common.stores import operation
+from common.spans import UNTRACED, StoreSpans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,15 +34,18 @@ class Entry:
 class Entries:
     """Every method raises `StoreUnavailable`."""
 
-    def __init__(self, store: Redis, *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, store: Redis, *, wall_clock: Callable[[], float] = time.time, spans: StoreSpans = UNTRACED
+    ) -> None:
         self.lookups: Counter[str] = Counter()
         """By what was found: `hit`, `lead`, `follow` or `none`."""
         self._store = store
         self._wall_clock = wall_clock
+        self._spans = spans
         self._put = scripts.load(store, "put")
 
     async def get(self, tenant: str, fingerprint: str) -> Entry | None:
-        with store_errors(), operation(self._store, "get"):
+        with store_errors(), self._spans.operation("get"):
             entry = self.read(cast("bytes | None", await self._store.get(names.entry(tenant, fingerprint))))
         self._count(entry)
         return entry
@@ -51,7 +54,7 @@ class Entries:
         self, tenant: str, fingerprints: Sequence[str], *, max_age_s: float | None = None
     ) -> list[Entry | None]:
         """An entry that is older is none."""
-        with store_errors(), operation(self._store, "get_many"):
+        with store_errors(), self._spans.operation("get_many"):
             found: list[Any] = await self._store.mget(
                 [names.entry(tenant, fingerprint) for fingerprint in fingerprints]
             )
@@ -64,12 +67,12 @@ class Entries:
     async def put(self, tenant: str, fingerprint: str, value: bytes, *, ttl_s: int, flight: str = "") -> None:
         """Store it; `flight` names the one that its writer led, which ends with this."""
         keys = [names.entry(tenant, fingerprint), *names.flight(tenant, fingerprint, flight), names.counters(tenant)]
-        with store_errors(), operation(self._store, "put"):
+        with store_errors(), self._spans.operation("put"):
             await self._put(keys, [_STORED_AT.pack(self._wall_clock()) + value, ttl_s, flight, ENDED_STAYS_MS])
 
     async def put_many(self, tenant: str, values: Sequence[tuple[str, bytes]], *, ttl_s: int) -> None:
         stored_at = _STORED_AT.pack(self._wall_clock())
-        with store_errors(), operation(self._store, "put_many"):
+        with store_errors(), self._spans.operation("put_many"):
             async with self._store.pipeline(transaction=False) as pipeline:
                 for fingerprint, value in values:
                     pipeline.set(names.entry(tenant, fingerprint), stored_at + value, ex=ttl_s)
@@ -78,7 +81,7 @@ class Entries:
 
     async def delete(self, tenant: str, fingerprint: str) -> bool:
         """Whether there was one."""
-        with store_errors(), operation(self._store, "delete"):
+        with store_errors(), self._spans.operation("delete"):
             return bool(await self._store.delete(names.entry(tenant, fingerprint)))
 
     def _count(self, entry: Entry | None) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from cache import names, scripts
 from cache.entries import ENDED_STAYS_MS, Entries, Entry
 from cache.errors import store_errors
-from common.stores import operation
+from common.spans import UNTRACED, StoreSpans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,12 +42,19 @@ class Found:
 class Flights:
     """Every method raises `StoreUnavailable`."""
 
-    def __init__(self, store: Redis, entries: Entries, *, wall_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: Redis,
+        entries: Entries,
+        *,
+        wall_clock: Callable[[], float] = time.time,
+        spans: StoreSpans = UNTRACED,
+    ) -> None:
         self.entries = entries
         self.attended = 0
         """Flights whose leaders are here at the moment."""
-        self._store = store
         self._wall_clock = wall_clock
+        self._spans = spans
         self._lookup, self._append, self._read, self._renew, self._release, self._leave = (
             scripts.load(store, name) for name in ("lookup", "append", "read", "renew", "release", "leave")
         )
@@ -66,7 +73,7 @@ class Flights:
         flight, _, followers = names.flight(tenant, fingerprint, "")
         keys = [names.entry(tenant, fingerprint), flight, followers, names.counters(tenant)]
         age = -1 if max_age_s is None else max_age_s
-        with store_errors(), operation(self._store, "look_up"):
+        with store_errors(), self._spans.operation("look_up"):
             reply = await self._lookup(
                 keys, [self._wall_clock(), age, own_id, failed_id, LEASE_MS, FOLLOWER_MS, "1" if leads else ""]
             )
@@ -90,7 +97,7 @@ class Flights:
     ) -> bool:
         """Whether the flight is still the caller's and takes frames."""
         keys = names.flight(tenant, fingerprint, flight)[:2]
-        with store_errors(), operation(self._store, "append"):
+        with store_errors(), self._spans.in_background("append"):
             reply = await self._append(
                 keys, [flight, first, ending, MAX_FLIGHT_BYTES, LEASE_MS, ENDED_STAYS_MS, *frames]
             )
@@ -99,7 +106,7 @@ class Flights:
     async def read(
         self, tenant: str, fingerprint: str, flight: str, *, first: int, follower: str
     ) -> tuple[State, list[bytes]]:
-        with store_errors(), operation(self._store, "read"):
+        with store_errors(), self._spans.in_background("read"):
             state, *frames = await self._read(
                 names.flight(tenant, fingerprint, flight), [flight, first, FRAMES_A_READ, follower, FOLLOWER_MS]
             )
@@ -107,16 +114,16 @@ class Flights:
 
     async def renew(self, tenant: str, fingerprint: str, flight: str) -> tuple[bool, int]:
         """Whether the lease is still the caller's, and how many follow."""
-        with store_errors(), operation(self._store, "renew"):
+        with store_errors(), self._spans.in_background("renew"):
             held, followers = await self._renew(names.flight(tenant, fingerprint, flight), [flight, LEASE_MS])
         return bool(held), int(followers)
 
     async def release(self, tenant: str, fingerprint: str, flight: str, *, unless_followed: bool) -> bool:
         """False: somebody follows, so the leader has to go on."""
-        with store_errors(), operation(self._store, "release"):
+        with store_errors(), self._spans.operation("release"):
             reply = await self._release(names.flight(tenant, fingerprint, flight), [flight, int(unless_followed)])
         return int(reply) != 0
 
     async def leave(self, tenant: str, fingerprint: str, flight: str, follower: str) -> None:
-        with store_errors(), operation(self._store, "leave"):
+        with store_errors(), self._spans.in_background("leave"):
             await self._leave(names.flight(tenant, fingerprint, flight)[2:], [flight, follower])

@@ -6,7 +6,7 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
-from common import telemetry
+from common import conventions, telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.http_guard import Door
@@ -18,6 +18,7 @@ from common.refusals import Refusals
 from common.server import draining
 from common.service import frame
 from common.settings import BadSettingsError, load, revealed
+from common.spans import Spans, StoreSpans
 from common.stores import close, connect, is_reachable
 from gateway.admission.turnstile import Turnstile
 from gateway.authentication import Authenticator
@@ -64,7 +65,10 @@ def create_app(
         max_body_bytes=settings.max_body_bytes_in_flight,
         max_lag_s=settings.max_lag_s,
     )
-    turnstile = Turnstile(settings.max_concurrency)
+    spans = Spans(provider)
+    turnstile = Turnstile(
+        settings.max_concurrency, waiting_span=functools.partial(spans.around, conventions.ADMISSION_WAIT)
+    )
     turnstile.is_batch_shed = lambda: shedder.is_batch_shed
     refusals = Refusals()
     declared = _declared(settings)
@@ -73,7 +77,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
-            store: Redis = connect(settings.state_url.get_secret_value(), meter=meter)
+            store: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(close, store)
             health.add_shared("state_store", lambda: is_reachable(store))
             state = await _open(
@@ -149,12 +153,19 @@ async def _open(  # noqa: PLR0913  # here the parts meet
     await stack.enter_async_context(catalogue.kept_fresh())
     limits_url = None if settings.limits_url is None else settings.limits_url.get_secret_value()
     limiter = await open_limits(
-        stack, limits_url, replicas=settings.expected_replicas, catalogue=catalogue, health=health, meter=meter
+        stack,
+        limits_url,
+        replicas=settings.expected_replicas,
+        catalogue=catalogue,
+        health=health,
+        provider=provider,
+        meter=meter,
     )
     completions = await open_completions(
         stack, settings, inference, provider, revision=lambda: catalogue.revision, meter=meter
     )
-    directory, authenticator = await _open_keys(stack, settings, store, declared)
+    spans = StoreSpans("state", provider, meter)
+    directory, authenticator = await _open_keys(stack, settings, store, declared, spans)
     return State(
         settings=settings,
         store=store,
@@ -164,7 +175,7 @@ async def _open(  # noqa: PLR0913  # here the parts meet
         failed_logins=authenticator.failed_logins,
         inference=inference,
         completions=completions,
-        governor=Governor(await open_keyed_requests(stack, settings, store), limiter, refusals),
+        governor=Governor(await open_keyed_requests(stack, settings, store, spans), limiter, refusals),
         ledger=limiter.ledger,
         jobs=None,
         replays=None,
@@ -172,11 +183,11 @@ async def _open(  # noqa: PLR0913  # here the parts meet
 
 
 async def _open_keys(
-    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, declared: DeclaredKeys
+    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, declared: DeclaredKeys, spans: StoreSpans
 ) -> tuple[KeyDirectory, Authenticator]:
     breaker = StoreBreaker(lambda: is_reachable(store))
     stack.push_async_callback(breaker.close)
-    reader = KeyReader(store, declared)
+    reader = KeyReader(store, declared, spans)
     directory = KeyDirectory(reader.one, breaker)
     upkeep = KeyUpkeep(store, directory, breaker, reader.many)
     await stack.enter_async_context(upkeep.working())

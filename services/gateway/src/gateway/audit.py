@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from common.stores import operation
 from gateway.key_names import AUDIT
 from gateway.store_errors import store_errors
 
@@ -72,6 +71,6 @@ def told(actor: Actor, action: str, subject: str) -> None:
 
 async def newest(store: Redis, *, count: int, before: str | None) -> list[dict[str, Any]]:
     """Entries, the newest first, older than the entry `before`. Raises `StoreUnavailableError`."""
-    with store_errors(), operation(store, "audit"):
+    with store_errors():
         found: Any = await store.xrevrange(AUDIT, max=f"({before}" if before else "+", count=count)
     return [{"id": entry_id.decode(), **orjson.loads(fields[b"entry"])} for entry_id, fields in found]

@@ -14,6 +14,7 @@ from common import sse, wire
 from common.deadline import Patience
 from common.errors import DeadlineExceeded, ServiceError, Unavailable, UpstreamFailed
 from common.event_stream import AlreadyToldError, EventStream, watched
+from gateway import tracing
 from gateway.answer import OK, Answer, headers_of, passed_on
 from gateway.cache_client import MOST_AT_ONCE
 from gateway.cache_control import NotCached, Plan, plan_of
@@ -265,6 +266,7 @@ class Completions:
         headers |= further or {}
         if flight.leader is call:
             return self._headers_of(call, "bypass" if plan.is_bypass else "miss", headers, plan.why)
+        tracing.link_to_leader(flight.traceparent, call.log)
         return self._headers_of(call, "coalesced", headers | NO_ATTEMPTS)
 
     def _failed(self, call: Call, plan: Plan, flight: Flight, failure: Failure) -> Answer:

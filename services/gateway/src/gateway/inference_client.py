@@ -49,7 +49,10 @@ class InferenceClient:
         may have run.
         """
         patience_s = call.deadline.budget_s()
+        arrived = time.perf_counter()
         slot = await self._turnstile.enter(call.identity, call.model, call.decision, patience_s=patience_s)
+        if slot.has_waited:
+            call.timings.record("queue", arrived)
         try:
             budget_s = call.deadline.budget_s()
             headers = self._headers(call.identity, call.request_id, call.deadline) | {"content-type": wire.JSON}

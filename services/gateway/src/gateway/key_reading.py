@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from common.spans import UNTRACED, StoreSpans
 from gateway import key_store
 from gateway.key_directory import Known
 
@@ -20,14 +21,20 @@ if TYPE_CHECKING:
 class KeyReader:
     store: Redis
     declared: DeclaredKeys
+    spans: StoreSpans = UNTRACED
 
     async def one(self, kid: str) -> Known | None:
         """A key that is declared together with its tenant costs no I/O. Raises `StoreUnavailableError`."""
         declared = self.declared.now
-        key = declared.keys.get(kid) or await key_store.fetch_key(self.store, kid)
-        if key is None:
-            return None
-        return Known.of(key, declared.tenants.get(key.tenant) or await key_store.fetch_tenant(self.store, key.tenant))
+        key = declared.keys.get(kid)
+        if key is not None and (tenant := declared.tenants.get(key.tenant)) is not None:
+            return Known.of(key, tenant)
+        with self.spans.operation("look_up_key"):
+            key = key or await key_store.fetch_key(self.store, kid)
+            if key is None:
+                return None
+            tenant = declared.tenants.get(key.tenant) or await key_store.fetch_tenant(self.store, key.tenant)
+            return Known.of(key, tenant)
 
     async def many(self, kids: Sequence[str]) -> list[Known]:
         """Those that exist, in two reads. Raises `StoreUnavailableError`."""

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import WatchError
 
-from common.stores import operation
 from gateway import audit, key_names
 from gateway.errors import AlreadyDeclared, StoreUnavailableError, TenantHasKeys
 from gateway.records import KeyRecord, TenantRecord
@@ -48,7 +47,7 @@ async def put_key(store: Redis, record: KeyRecord, actor: Actor | None = None) -
     """Write a new record; returns once the store has it on disk (it runs with `appendfsync always`)."""
     if record.is_declared:
         raise AlreadyDeclared
-    with store_errors(), operation(store, "put_key"):
+    with store_errors():
         async with store.pipeline(transaction=True) as pipe:
             _write_key(pipe, record)
             if actor is not None:
@@ -65,7 +64,7 @@ async def change_key(
 
     Raises `StoreUnavailableError` also when others change the same record again and again.
     """
-    with store_errors(), operation(store, "change_key"):
+    with store_errors():
         for _ in range(_CHANGE_TRIES):
             async with store.pipeline() as pipe:
                 await pipe.watch(key_names.key(kid))
@@ -85,7 +84,7 @@ async def change_key(
 
 async def delete_key(store: Redis, kid: str, actor: Actor) -> bool:
     """Whether there was one, damaged ones included."""
-    with store_errors(), operation(store, "delete_key"):
+    with store_errors():
         data = await store.get(key_names.key(kid))
         if data is None:
             return False
@@ -111,7 +110,7 @@ async def list_keys(store: Redis, *, tenant: str | None, after: str, count: int)
 
 
 async def fetch_key(store: Redis, kid: str) -> KeyRecord | None:
-    with store_errors(), operation(store, "fetch_key"):
+    with store_errors():
         return _read(KeyRecord.from_json, kid, await store.get(key_names.key(kid)))
 
 
@@ -122,7 +121,7 @@ async def fetch_keys(store: Redis, kids: Sequence[str]) -> list[KeyRecord]:
 
 async def put_tenant(store: Redis, record: TenantRecord, actor: Actor) -> None:
     before = await fetch_tenant(store, record.tenant)
-    with store_errors(), operation(store, "put_tenant"):
+    with store_errors():
         async with store.pipeline(transaction=True) as pipe:
             pipe.set(key_names.tenant(record.tenant), record.to_json())
             pipe.zadd(key_names.TENANTS, {record.tenant: 0})
@@ -137,7 +136,7 @@ async def delete_tenant(store: Redis, tenant: str, actor: Actor) -> bool:
     before = await fetch_tenant(store, tenant)
     if before is None:
         return False
-    with store_errors(), operation(store, "delete_tenant"):
+    with store_errors():
         async with store.pipeline() as pipe:
             await pipe.watch(key_names.keys_of(tenant))
             if await pipe.zcard(key_names.keys_of(tenant)):
@@ -152,7 +151,7 @@ async def delete_tenant(store: Redis, tenant: str, actor: Actor) -> bool:
 
 
 async def fetch_tenant(store: Redis, tenant: str) -> TenantRecord | None:
-    with store_errors(), operation(store, "fetch_tenant"):
+    with store_errors():
         return _read(TenantRecord.from_json, tenant, await store.get(key_names.tenant(tenant)))
 
 
@@ -167,7 +166,7 @@ async def list_tenants(store: Redis, *, after: str, count: int) -> tuple[list[Te
 
 
 async def _names(store: Redis, index: str, *, after: str, count: int) -> list[str]:
-    with store_errors(), operation(store, "list_names"):
+    with store_errors():
         found: Any = await store.zrange(index, f"({after}" if after else "-", "+", bylex=True, offset=0, num=count)
     return [name.decode() for name in found]
 
@@ -175,7 +174,7 @@ async def _names(store: Redis, index: str, *, after: str, count: int) -> list[st
 async def note_used(store: Redis, used: dict[str, float]) -> None:
     """When each of these keys was seen last. An older time never replaces a newer one."""
     kids = list(used)
-    with store_errors(), operation(store, "note_used"):
+    with store_errors():
         for start in range(0, len(kids), _NOTED_AT_ONCE):
             part = {kid: used[kid] for kid in kids[start : start + _NOTED_AT_ONCE]}
             async with store.pipeline(transaction=False) as pipe:
@@ -187,14 +186,14 @@ async def note_used(store: Redis, used: dict[str, float]) -> None:
 async def last_used(store: Redis, kids: Sequence[str]) -> list[float | None]:
     if not kids:
         return []
-    with store_errors(), operation(store, "last_used"):
+    with store_errors():
         scores: list[float | None] = await store.zmscore(key_names.USED, list(kids))
     return scores
 
 
 async def recently_used(store: Redis, *, since: float, count: int) -> list[str]:
     """Ids of keys that the fleet saw since then, the latest first."""
-    with store_errors(), operation(store, "recently_used"):
+    with store_errors():
         kids: Any = await store.zrange(key_names.USED, "+inf", since, desc=True, byscore=True, offset=0, num=count)
     return [kid.decode() for kid in kids]
 
@@ -214,7 +213,7 @@ async def _fetch_many(
     found = []
     for start in range(0, len(names), _READ_AT_ONCE):
         part = names[start : start + _READ_AT_ONCE]
-        with store_errors(), operation(store, "fetch_many"):
+        with store_errors():
             values = await store.mget([place(name) for name in part])
         records = [_read(read, name, data) for name, data in zip(part, values, strict=True)]
         found += [record for record in records if record is not None]

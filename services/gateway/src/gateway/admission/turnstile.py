@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from gateway.admission.concurrency import AdaptiveLimit, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from common.identity import HopIdentity
     from gateway.decision import Decision
@@ -39,7 +41,7 @@ class _Waiter:
 class Slot:
     """A call under way. `release` it when its work has ended, whatever ended it; a second time does nothing."""
 
-    __slots__ = ("_epoch", "_is_held", "_turnstile", "is_batch", "model", "verdict")
+    __slots__ = ("_epoch", "_is_held", "_turnstile", "has_waited", "is_batch", "model", "verdict")
 
     def __init__(self, turnstile: Turnstile, model: AdaptiveLimit, *, is_batch: bool) -> None:
         self._turnstile = turnstile
@@ -47,6 +49,7 @@ class Slot:
         self._is_held = True
         self.model = model
         self.is_batch = is_batch
+        self.has_waited = False
         self.verdict: Verdict = "unknown"
 
     def release(self) -> None:
@@ -66,11 +69,18 @@ class Turnstile:
     """
 
     def __init__(
-        self, ceiling: int, *, queue_wait_s: float = QUEUE_WAIT_S, clock: Callable[[], float] = time.monotonic
+        self,
+        ceiling: int,
+        *,
+        queue_wait_s: float = QUEUE_WAIT_S,
+        clock: Callable[[], float] = time.monotonic,
+        waiting_span: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
+        """`waiting_span` is entered for as long as a call waits."""
         self._ceiling = ceiling
         self._queue_wait_s = queue_wait_s
         self._clock = clock
+        self._waiting_span = waiting_span
         self._in_use = 0
         self.waiting = 0
         self._batch_in_use = 0
@@ -106,8 +116,9 @@ class Turnstile:
             raise _refusal("queue_full", decision, is_batch=is_batch)
         self._line_up(waiter)
         try:
-            async with asyncio.timeout(min(self._queue_wait_s, max(patience_s, 0))):
-                await waiter.over
+            with self._waiting_span():
+                async with asyncio.timeout(min(self._queue_wait_s, max(patience_s, 0))):
+                    await waiter.over
         except BaseException as error:
             self._step_out(waiter)
             if isinstance(error, TimeoutError):
@@ -117,6 +128,7 @@ class Turnstile:
             self.note_wait(self._clock() - waiter.since)
         if waiter.slot is None:
             raise _refusal("queue_full", decision, is_batch=is_batch)
+        waiter.slot.has_waited = True
         return waiter.slot
 
     def leave(self, slot: Slot) -> None:

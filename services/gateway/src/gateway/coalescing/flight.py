@@ -86,7 +86,7 @@ class Flight:
 
     __slots__ = (
         "_base", "_bytes", "_changed", "_pieces", "deserted", "failure", "has_ended", "head", "hit", "id", "is_lost",
-        "leader", "max_bytes", "waiting",
+        "leader", "max_bytes", "traceparent", "waiting",
     )  # fmt: skip
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
@@ -99,6 +99,8 @@ class Flight:
         self.has_ended = False
         self.leader: Call | None = None
         """The call in whose name inference was asked, by this process."""
+        self.traceparent = ""
+        """Of the request whose call brings the answer (W3C), wherever it is; empty: unknown."""
         self.waiting: list[Call] = []
         self.deserted: Callable[[], None] = lambda: None
         """Called when nobody waits any more."""

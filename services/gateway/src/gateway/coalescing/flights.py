@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from common.background import end
 from common.errors import DeadlineExceeded, ServiceError
 from common.event_stream import AlreadyToldError
+from gateway import tracing
 from gateway.cache_client import CacheClient, Follow, Found, Lead
 from gateway.coalescing import frames
 from gateway.coalescing.flight import Failure, Flight, FlightLostError
@@ -201,6 +202,7 @@ class Flights:
     async def _lead(self, trip: _Trip, lease: str, looked_since: float) -> None:
         flight = trip.flight
         call = flight.leader = flight.most_patient()
+        flight.traceparent = tracing.traceparent()
         if trip.plan.looks:
             call.timings.record("cache", looked_since)
         call.reservation.hold()

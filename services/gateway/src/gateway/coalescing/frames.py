@@ -43,8 +43,9 @@ class FrameSealer:
         return frame
 
 
-def head(of: Head) -> bytes:
-    return _HEAD + orjson.dumps({"is_stream": of.is_stream, "headers": dict(of.headers)})
+def head(of: Head, traceparent: str) -> bytes:
+    """`traceparent`: of the leader's request."""
+    return _HEAD + orjson.dumps({"is_stream": of.is_stream, "headers": dict(of.headers), "traceparent": traceparent})
 
 
 def pieces(of: Sequence[bytes]) -> bytes:
@@ -68,7 +69,9 @@ def feed(flight: Flight, frame: bytes) -> None:
     kind, content = frame[:1], frame[1:]
     try:
         if kind == _HEAD:
-            flight.take_off(Head(**orjson.loads(content)))
+            told = orjson.loads(content)
+            flight.traceparent = str(told.get("traceparent", ""))
+            flight.take_off(Head(told["is_stream"], told["headers"]))
         elif kind == _PIECE:
             flight.add(content)
         elif kind == _DONE:
@@ -78,5 +81,5 @@ def feed(flight: Flight, frame: bytes) -> None:
             flight.fail(Failure(told["status"], told["body"].encode(), told["headers"], told["is_told"]))
         else:
             raise FlightLostError
-    except (orjson.JSONDecodeError, TypeError, KeyError) as error:
+    except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
         raise FlightLostError from error

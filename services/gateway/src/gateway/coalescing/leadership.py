@@ -127,7 +127,7 @@ class Leadership:
         flight = self._flight
         if flight.head is not None and not self._has_sent_head:
             self._has_sent_head = True
-            self._unsent.append(self._sealer.seal(frames.head(flight.head)))
+            self._unsent.append(self._sealer.seal(frames.head(flight.head, flight.traceparent)))
         news = flight.since(self._pieces_sealed)
         if news:
             self._pieces_sealed += len(news)

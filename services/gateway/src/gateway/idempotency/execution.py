@@ -89,9 +89,12 @@ class Execution:
         """Make the answer, or wait for whoever makes it. None: it has to be obtained again."""
         pause_s = FIRST_POLL_S
         runs_elsewhere_until = 0.0
+        is_first = True
         while True:
             try:
-                claim = await self._records.claim(self.name, owner=self._owner, tenant=self._tenant, body=self.body)
+                claim = await self._records.claim(
+                    self.name, owner=self._owner, tenant=self._tenant, body=self.body, is_first=is_first
+                )
             except SealBrokenError:
                 logger.exception("idempotency_answer_did_not_open")
                 raise _not_kept() from None
@@ -105,6 +108,7 @@ class Execution:
                 if claim.outcome != "running":
                     return Outcome(self._kept(claim), None)
                 runs_elsewhere_until = time.monotonic() + claim.lease_left_s
+            is_first = False
             await self._pause(pause_s * random.uniform(0.5, 1))  # noqa: S311  # spread, not secrecy
             pause_s = min(pause_s * 1.5, LAST_POLL_S)
 

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
+    from common.spans import StoreSpans
     from gateway.settings import Settings
 
 
-async def open_keyed_requests(stack: contextlib.AsyncExitStack, settings: Settings, store: Redis) -> KeyedRequests:
+async def open_keyed_requests(
+    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, spans: StoreSpans
+) -> KeyedRequests:
     """They end with `stack`: what still runs is given up, so that another replica takes it over at once."""
     sealer = Sealer(*revealed(settings.seal_secret, settings.seal_secret_previous))
     keeping = Keeping(
@@ -27,6 +30,7 @@ async def open_keyed_requests(stack: contextlib.AsyncExitStack, settings: Settin
         tenant_bytes=settings.idempotency_tenant_bytes,
         total_bytes=settings.idempotency_total_bytes,
     )
-    keyed_requests = KeyedRequests(Records(store, sealer, keeping), secret=settings.seal_secret.get_secret_value())
+    records = Records(store, sealer, keeping, spans=spans)
+    keyed_requests = KeyedRequests(records, secret=settings.seal_secret.get_secret_value())
     await stack.enter_async_context(keyed_requests.closing())
     return keyed_requests

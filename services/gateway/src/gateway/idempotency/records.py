@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import RedisError
 
-from common.stores import operation
+from common.spans import UNTRACED, StoreSpans
 from gateway.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from redis.asyncio import Redis
+    from redis.commands.core import AsyncScript
 
     from gateway.sealing import Sealer
 
@@ -59,7 +60,7 @@ class Claim:
 class Records:
     """Each method is one round trip and raises `StoreUnavailableError`; repeating one is harmless."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # three parts, and what else by keyword
         self,
         store: Redis,
         sealer: Sealer,
@@ -67,23 +68,25 @@ class Records:
         *,
         store_clock: Callable[[], int] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        spans: StoreSpans = UNTRACED,
     ) -> None:
         """`store_clock` (Unix ms) replaces the server's own, in tests."""
         self.keeping = keeping
+        self._spans = spans
         self._sealer = sealer
         self._store_clock = store_clock
         self._clock = clock
         self._rests_until = 0.0
-        self._store = store
-        self._scripts = {
-            name: store.register_script(Path(__file__).with_name(f"{name}.lua").read_text())
+        self._claim, self._renew, self._finish, self._release = (
+            store.register_script(Path(__file__).with_name(f"{name}.lua").read_text())
             for name in ("claim", "renew", "finish", "release")
-        }
+        )
 
-    async def claim(self, name: str, *, owner: str, tenant: str, body: str) -> Claim:
-        """Raises `SealBrokenError` too: the kept answer is damaged, or another's."""
+    async def claim(self, name: str, *, owner: str, tenant: str, body: str, is_first: bool = True) -> Claim:
+        """Raises `SealBrokenError` too: the kept answer is damaged, or another's. Only the first of many is a span."""
         keys = [_record(name), PREFIX + "kept", PREFIX + "bytes"]
-        reply = await self._run("claim", keys, owner, body, self._lease_ms, self.keeping.total_bytes)
+        with self._spans.operation("claim") if is_first else self._spans.in_background("claim"):
+            reply = await self._run(self._claim, keys, owner, body, self._lease_ms, self.keeping.total_bytes)
         outcome: Outcome = reply[0].decode()
         if outcome == "running":
             return Claim(outcome, lease_left_s=reply[1] / 1000)
@@ -93,7 +96,8 @@ class Records:
 
     async def renew(self, name: str, *, owner: str) -> float | None:
         """Seconds since anybody elsewhere asked for the answer (infinite: nobody did); None: the record is lost."""
-        reply = await self._run("renew", [_record(name)], owner, self._lease_ms)
+        with self._spans.in_background("renew"):
+            reply = await self._run(self._renew, [_record(name)], owner, self._lease_ms)
         if reply[0] == b"lost":
             return None
         return reply[1] / 1000 if reply[1] >= 0 else float("inf")
@@ -105,25 +109,26 @@ class Records:
         is_kept = 0 < len(answer) <= keeping.max_answer_bytes
         sealed = self._sealer.seal(answer, tenant=tenant, place=name) if is_kept else b""
         keep_ms = round(keeping.keep_s * 1000)
-        reply = await self._run(
-            "finish", keys, owner, sealed, keep_ms, tenant, name, keeping.tenant_bytes, keeping.total_bytes
-        )
+        with self._spans.operation("finish"):
+            reply = await self._run(
+                self._finish, keys, owner, sealed, keep_ms, tenant, name, keeping.tenant_bytes, keeping.total_bytes
+            )
         return bool(reply[0] == b"ok")
 
     async def release(self, name: str, *, owner: str) -> None:
-        await self._run("release", [_record(name)], owner)
+        with self._spans.operation("release"):
+            await self._run(self._release, [_record(name)], owner)
 
     @property
     def _lease_ms(self) -> int:
         return round(self.keeping.lease_s * 1000)
 
-    async def _run(self, script: str, keys: list[str], *args: str | bytes | int) -> Any:
+    async def _run(self, script: AsyncScript, keys: list[str], *args: str | bytes | int) -> Any:
         if self._clock() < self._rests_until:
             raise StoreUnavailableError("resting")
         now = "" if self._store_clock is None else self._store_clock()
         try:
-            with operation(self._store, script):
-                reply: Any = await self._scripts[script](keys=keys, args=[*args, now])
+            reply: Any = await script(keys=keys, args=[*args, now])
         except (RedisError, OSError, TimeoutError) as error:
             self._rests_until = self._clock() + STORE_REST_S
             raise StoreUnavailableError(type(error).__name__) from error

@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from common.spans import UNTRACED, StoreSpans
 from gateway.limits import headers as shown
 from gateway.limits.admission import Admission
 from gateway.limits.demand import demand_of, rate_of
@@ -53,6 +54,7 @@ class Limiter:
     """None: this process alone decides, by its share."""
     settling: Settling | None = None
     replicas: int = 1
+    spans: StoreSpans = UNTRACED
     clock: Callable[[], float] = time.monotonic
     store_time: Callable[[], int] = lambda: 0
     """Microseconds since 1970; 0: the store's own clock. For tests."""
@@ -80,7 +82,8 @@ class Limiter:
             return admission
         outcome = "admitted"
         try:
-            admission.verdict = await self._decide(admission)
+            with self.spans.operation("admit"):
+                admission.verdict = await self._decide(admission)
         except LimitsStoreAwayError:
             self.degraded += 1
             outcome = "degraded"

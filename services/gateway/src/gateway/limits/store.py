@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoScriptError, RedisError
 
 from common.background import end
-from common.stores import MeasuredRedis, operation
+from common.spans import UNTRACED, StoreSpans
 from gateway.lateness import answered_within
 from gateway.limits.errors import LimitsStoreAwayError
 
@@ -55,7 +55,6 @@ class _Call:
     words: tuple[Word, ...]
     script: Script
     answer: asyncio.Future[Any]
-    began: float
 
 
 class LimitsStore:
@@ -63,7 +62,10 @@ class LimitsStore:
     and a probe in the background (a write each 0.5 s) finds out when it is back.
     """
 
-    def __init__(self, client: Redis, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, client: Redis, *, clock: Callable[[], float] = time.monotonic, spans: StoreSpans = UNTRACED
+    ) -> None:
+        self._spans = spans
         self._client = client
         self._clock = clock
         self._waiting: list[_Call] = []
@@ -91,7 +93,7 @@ class LimitsStore:
             raise LimitsStoreAwayError("resting")
         words: tuple[Word, ...] = ("EVALSHA", script.digest, len(keys), *keys, *arguments)
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Call(words, script, answer, time.perf_counter()))
+        self._waiting.append(_Call(words, script, answer))
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_all())
         return answer
@@ -102,19 +104,19 @@ class LimitsStore:
 
     async def hashes(self, names: Sequence[str]) -> list[dict[bytes, bytes]]:
         """The hashes of these names. Raises `LimitsStoreAwayError`."""
-        return await self._read("hashes", [("HGETALL", name) for name in names])
+        return await self._read([("HGETALL", name) for name in names])
 
     async def members(self, names: Sequence[str]) -> list[set[bytes]]:
         """The sets of these names. Raises `LimitsStoreAwayError`."""
-        return await self._read("members", [("SMEMBERS", name) for name in names])
+        return await self._read([("SMEMBERS", name) for name in names])
 
-    async def _read(self, name: str, commands: Sequence[tuple[str, str]]) -> list[Any]:
+    async def _read(self, commands: Sequence[tuple[str, str]]) -> list[Any]:
         try:
             async with answered_within(CALL_TIMEOUT_S):
                 pipeline = self._client.pipeline(transaction=False)
                 for command in commands:
                     pipeline.execute_command(*command)
-                with operation(self._client, name):
+                with self._spans.in_background("read_usage"):
                     return await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
             raise LimitsStoreAwayError(type(error).__name__) from error
@@ -146,7 +148,6 @@ class LimitsStore:
         for call, answer in zip(batch, answers, strict=True):
             if not isinstance(answer, Exception) and not call.answer.done():  # else its caller has gone
                 call.answer.set_result(answer)
-                self._record(call)
         if failures:  # READONLY, OOM, MISCONF, LOADING: it cannot count
             raise failures[0]
 
@@ -168,13 +169,7 @@ class LimitsStore:
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             if not call.answer.done():
-                error = LimitsStoreAwayError(reason)
-                call.answer.set_exception(error)
-                self._record(call, error)
-
-    def _record(self, call: _Call, error: Exception | None = None) -> None:
-        if isinstance(self._client, MeasuredRedis):
-            self._client.record(call.script.name, time.perf_counter() - call.began, error)
+                call.answer.set_exception(LimitsStoreAwayError(reason))
 
     async def _await_return(self) -> None:
         since = self._clock()
