@@ -13,7 +13,7 @@ from uuid import uuid4
 from common import wire
 from common.errors import ServiceError
 from common.health import PATHS as HEALTH_PATHS
-from common.telemetry import trace_id
+from common.telemetry import note_request, trace_id
 from common.timings import HEADER as SERVER_TIMING
 from common.timings import Timings
 
@@ -60,6 +60,7 @@ class RequestScope:
         timings = state["timings"] = Timings()
         ending = state["ending"] = contextlib.AsyncExitStack()
         status = 0
+        note_request(request_id)
         current_trace = trace_id() or (request_id.removeprefix("req_") if self._edge else "")
 
         async def send_with_ids(message: Message) -> None:

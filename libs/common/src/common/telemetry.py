@@ -34,14 +34,14 @@ _W3C = TraceContextTextMapPropagator()
 class EdgePropagator(TextMapPropagator):
     """Writes `traceparent` for our own hops, reads none: at the edge a caller's trace is a link, never the parent.
 
-    Unless the caller's `Authorization` is one of the platform's own.
+    Unless the caller's `Authorization` is one of the platform's own, or of a key that is trusted with this.
     """
 
     def __init__(self, is_ours: Callable[[str], bool] | None = None) -> None:
         self._is_ours = is_ours
 
     def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] | None = None) -> Context:
-        if self._is_ours is not None and getter is not None:
+        if self._is_ours is not None and getter is not None and getter.get(carrier, "traceparent"):
             authorization = getter.get(carrier, "authorization")
             if authorization and self._is_ours(authorization[0]):
                 return _W3C.extract(carrier, context, getter)
@@ -169,6 +169,26 @@ def _link_to_caller(span: trace.Span, scope: dict[str, Any]) -> None:
     parent = getattr(span, "parent", None)
     if caller.is_valid and (parent is None or parent.span_id != caller.span_id):
         span.add_link(caller)
+
+
+def note_error(code: str | None, *, is_broken: bool = False) -> None:
+    """Say on the current span with which error of ours the request was answered; `is_broken`: after it had begun well.
+
+    A 5xx is marked as failed by contrib; an answer that broke off has a status of 200, so that is done here.
+    """
+    span = trace.get_current_span()
+    if span.is_recording():
+        span.set_attribute(conventions.ERROR_CODE, code or "")
+        if is_broken:
+            span.set_attribute(conventions.ERROR_TYPE, code or "")
+            span.set_status(trace.Status(trace.StatusCode.ERROR))
+
+
+def note_request(request_id: str) -> None:
+    """Name the request on the current span."""
+    span = trace.get_current_span()
+    if span.is_recording():
+        span.set_attribute(conventions.REQUEST_ID, request_id)
 
 
 def trace_id() -> str | None:

@@ -34,10 +34,11 @@ from gateway.key_reading import KeyReader
 from gateway.key_upkeep import KeyUpkeep
 from gateway.keys_file import BadKeysFileError, DeclaredKeys
 from gateway.limits.opening import open_limits
-from gateway.replays import ReplayAuthenticator, is_workers
+from gateway.replays import ReplayAuthenticator
 from gateway.routes import admin, admin_cache, admin_tenants, admin_usage, generate, jobs, openai
 from gateway.settings import Settings
 from gateway.store_breaker import StoreBreaker
+from gateway.trusted_traces import TrustedTraces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -67,6 +68,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
     turnstile.is_batch_shed = lambda: shedder.is_batch_shed
     declared = _declared(settings)
     workers = _verifier_of_workers(settings)
+    trusted = TrustedTraces(workers)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -75,6 +77,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             stack.push_async_callback(close, store)
             health.add_shared("state_store", lambda: is_reachable(store))
             state = await _open(stack, settings, store, provider, health=health, turnstile=turnstile, declared=declared)
+            trusted.authenticator = state["authenticator"]
             state["jobs"] = await _open_jobs(stack, settings, provider)
             if workers is not None:
                 state["replays"] = ReplayAuthenticator(workers, state["directory"].look_up)
@@ -93,7 +96,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         routers=routers,
         tracer_provider=provider,
         edge=True,
-        is_ours=None if workers is None else functools.partial(is_workers, workers),
+        is_ours=trusted.is_of,
         shedder=shedder,
     )
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import orjson
 
-from common import sse, wire
+from common import conventions, sse, wire
 from common.deadline import Deadline
 from common.event_stream import relay_chat
 from common.http_client import chunks_of
 from common.watchdog import Watchdog
 from inference import bounded, spans
 from inference.batching import Share
+from inference.content_capture import NO_CAPTURE, ContentCapture
 from inference.errors import AttemptFailedError
 from inference.metering import text_tokens
 from inference.upstream import REPORTED, answer_of, malformed, reported_error, transport_failure
@@ -53,10 +54,11 @@ class AnswerStream:
 
 
 class Answers:
-    def __init__(self, router: Router, batcher: Batcher, tracer: Tracer) -> None:
+    def __init__(self, router: Router, batcher: Batcher, tracer: Tracer, capture: ContentCapture = NO_CAPTURE) -> None:
         self._router = router
         self._batcher = batcher
         self._tracer = tracer
+        self._capture = capture
 
     async def whole(self, question: Question) -> WholeAnswer:
         """Raises `ServiceError`."""
@@ -71,8 +73,10 @@ class Answers:
                 return WholeAnswer(share.body, number), use, told
 
         with spans.operation(self._tracer, question.operation, question.model, is_stream=False) as span:
+            captured = self._capture.begin(question, span)
             answer, use, told = await self._router.run(question, attempt)
         self._describe(span, question, use, spans.Told.of_answer(told))
+        captured.answer(told)
         spans.finish(span, None, answer.attempts)
         return answer
 
@@ -85,8 +89,10 @@ class Answers:
                 return await self._open_stream(question, target, number, use)
 
         with spans.operation(self._tracer, question.operation, question.model, is_stream=True) as span:
+            captured = self._capture.begin(question, span)
             opened = await self._router.run(question, attempt)
-        span.set_attribute("gen_ai.response.time_to_first_chunk", time.perf_counter() - started)
+        span.set_attribute(conventions.GEN_AI_TIME_TO_FIRST_CHUNK, time.perf_counter() - started)
+        span.add_event(conventions.FIRST_TOKEN)
 
         def trailer() -> bytes:
             opened.meter()
@@ -98,9 +104,11 @@ class Answers:
             question.route.end(error)
             opened.meter()
             self._describe(span, question, opened.use, spans.Told.of_stream(opened.watch))
+            captured.end()
             spans.finish(span, error, opened.number)
 
-        return AnswerStream(opened.events(question.deadline, trailer), opened.number, trailer, close)
+        events = captured.events(opened.events(question.deadline, trailer))
+        return AnswerStream(events, opened.number, trailer, close)
 
     @contextlib.contextmanager
     def _attempt(self, question: Question, target: Target, number: int) -> Iterator[tuple[Span, AttemptUse]]:

@@ -22,6 +22,7 @@ from inference import bounded
 from inference.answers import Answers
 from inference.batching import Batcher
 from inference.catalogue import Batching, TargetSpec, Timeouts
+from inference.content_capture import ContentCapture
 from inference.dependencies import State
 from inference.live_catalogue import LiveCatalogue
 from inference.router import Router
@@ -65,7 +66,12 @@ def create_app(
                 in_flight=in_flight,
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "inference"),
                 router=router,
-                answers=Answers(router, batcher, trace.get_tracer("inference", tracer_provider=provider)),
+                answers=Answers(
+                    router,
+                    batcher,
+                    trace.get_tracer("inference", tracer_provider=provider),
+                    ContentCapture(is_on=settings.capture_content, max_bytes=settings.capture_max_bytes),
+                ),
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
