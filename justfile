@@ -92,9 +92,9 @@ default:
 test *args: check
     '{{ bin }}/pytest' "$@"
 
-# Lint, types, boundaries, lock: no test
+# Lint, types, boundaries, lock, manifests, advisories: no test
 [group('quality')]
-check: lint types boundaries locked images-lint
+check: lint types boundaries locked images-lint manifests rules platforms-lint advisories
 
 # Format the code and this file
 [group('quality')]
@@ -128,10 +128,44 @@ locked:
 images-lint: setup
     '{{ bin }}/hadolint' services/*/Dockerfile libs/simulator/Dockerfile
 
-# Write the OpenAPI snapshots of the services (docs/openapi)
+# The YAML of infra: tidy, as Compose's specification wants it, and what Kubernetes would say to it (skips what needs
+# kubectl or kustomize where neither is)
+[private]
+manifests: setup
+    '{{ bin }}/yamllint' --strict infra docs/models
+    '{{ bin }}/check-jsonschema' --quiet --builtin-schema vendor.compose-spec infra/compose/compose.yaml
+    '{{ bin }}/pytest' -q -p no:randomly tests/unit/infra/k8s/test_sources.py tests/unit/infra/k8s/test_rendered.py
+
+# The workflows and what Render and Fly read fit their schemas
+[private]
+platforms-lint: setup
+    '{{ bin }}/yamllint' --strict .github
+    '{{ bin }}/check-jsonschema' --quiet --builtin-schema vendor.github-workflows .github/workflows/*
+    '{{ bin }}/check-jsonschema' --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+    '{{ bin }}/zizmor' --offline --quiet .github
+    '{{ bin }}/check-jsonschema' --quiet --schemafile infra/render/schema.json infra/render/render.yaml
+    '{{ bin }}/check-jsonschema' --quiet --schemafile infra/fly/schema.json infra/fly/*.toml
+
+# Known vulnerabilities of what is locked; without a network it says so and passes
 [group('quality')]
-openapi: setup
-    '{{ python }}' -m devstack openapi docs/openapi
+advisories *args:
+    @sh infra/supply/advisories.sh "$@"
+
+# Write the services' contracts; `openapi docs/openapi/released` at a release
+[group('quality')]
+openapi *directory: setup
+    '{{ python }}' -m devstack openapi "${1:-docs/openapi}"
+
+# Write Grafana's dashboards (infra/compose/grafana/dashboards)
+[group('quality')]
+dashboards: setup
+    '{{ python }}' -m devstack dashboards infra/compose/grafana/dashboards
+
+# Prometheus' rules and the tests of its alerts, where promtool is installed
+[group('quality')]
+rules:
+    command -v promtool || { echo 'promtool is not installed (Debian: prometheus): the rules are not checked'; exit 0; }; \
+    promtool check config infra/compose/prometheus/prometheus.yml && promtool test rules infra/compose/prometheus/rules/tests/*.yml
 
 # Judge a catalogue (models check FILE), or print its JSON Schema (models schema)
 [group('quality')]
@@ -154,3 +188,18 @@ chaos *args: setup
 [group('deploy')]
 image service *args:
     sh infra/images/build.sh "$@"
+
+# Print the manifests of an overlay (local or production) for kubectl; needs kubectl or kustomize
+[group('deploy')]
+@k8s overlay="local":
+    sh infra/k8s/render.sh {{ quote(overlay) }}
+
+# Build and start every image, of the base SPILLWAY_IMAGE_BASE, and ask it
+[group('deploy')]
+images *args: setup
+    '{{ bin }}/pytest' -m e2e tests/e2e/test_images.py "$@"
+
+# Write dist/<service>.cdx.json: what an image holds, as CycloneDX (without a name: of each)
+[group('deploy')]
+@sbom *service:
+    sh infra/supply/sbom.sh "$@"

@@ -229,7 +229,8 @@ def test_a_key_that_this_replica_never_met_works_while_the_state_store_is_away(
         started.http(ADMIN_KEY) as admin,
     ):
         made = make(admin)
-        assert status_of(started, made["key"]) == 200
+        # Not at once: a store that has just come up may miss its 200 ms on a busy machine, and then rests a moment.
+        assert eventually(lambda: status_of(started, made["key"]) == 200)
         assert eventually(lambda: admin.get(f"/admin/keys/{made['id']}").json()["last_used_at"], NOTED_WITHIN_S)
         unused = make(admin)
         with replicas(started, 1) as (other,):

@@ -32,6 +32,13 @@ def run(environ: dict[str, str], capsys: pytest.CaptureFixture[str], line: str) 
     return json.loads(captured.out)
 
 
+def test_where_secrets_are_files_the_admin_key_is_found_there(
+    environ: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "GATEWAY_ADMIN_KEY").write_text(f"{environ.pop('SPILLWAY_ADMIN_KEY')}\n")
+    assert run(environ | {"SPILLWAY_SECRETS_DIR": str(tmp_path)}, capsys, "tenants list") == []
+
+
 def status_of(stack: Platform, key: str) -> int:
     with stack.http(key) as http:
         return http.get("/v1/models").status_code

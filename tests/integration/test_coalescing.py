@@ -287,3 +287,17 @@ async def test_a_leader_in_a_hurry_fails_alone_and_those_with_time_get_their_ans
     assert (await leading).status == 504
     assert {one.status for one in patient} == {200}
     assert len(upstream_calls(stack, prompt)) == 2
+
+
+@pytest.mark.parametrize("replica", [0, 1])
+async def test_a_leader_in_a_hurry_cuts_nobody_elses_stream(
+    gateways: list[Replica], callers: Crowd, prompt: str, replica: int
+) -> None:
+    prompt += f" {replica} [[sim ttft_ms=100 itl_ms=100 tokens=15]]"
+    body = chat(prompt, stream=True)
+    hurried = Seen()
+    leading = asyncio.create_task(callers.ask(gateways[0].url, body, hurried, headers={"x-request-timeout-ms": "1000"}))
+    await begun(hurried)
+    patient = await callers.ask(gateways[replica].url, body)
+    assert patient.body.endswith(DONE)
+    assert not (await leading).body.endswith(DONE)

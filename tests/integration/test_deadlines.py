@@ -17,6 +17,8 @@ from support.platform import Platform, chat, eventually
 pytestmark = pytest.mark.chaos
 BUDGET_S = 2.0
 STILL_ALIVE_S = 0.5
+ON_THE_WIRE_S = 0.25
+"""From the client's clock to the upstream's on a busy machine: a call that left in time may be read this much later."""
 REQUESTS = chaos.times(30, 200)
 AT_ONCE = 30
 SLOW = (
@@ -53,7 +55,7 @@ def test_nothing_starts_after_the_deadline_and_nothing_outlives_it(stack: Platfo
 
     attempts = eventually(when_all_have_ended)
     assert {attempt["prompt"] for attempt in attempts} == set(sent)
-    started_late = [one for one in attempts if one["received"] > sent[one["prompt"]] + BUDGET_S]
+    started_late = [one for one in attempts if one["received"] > sent[one["prompt"]] + BUDGET_S + ON_THE_WIRE_S]
     alive = [
         one
         for one in attempts

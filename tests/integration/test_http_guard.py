@@ -239,6 +239,15 @@ def test_24_behind_a_trusted_proxy_the_client_is_whom_that_names() -> None:
     assert "x_forwarded_for" not in dict(told["headers"])
 
 
+def test_an_ipv4_client_is_itself_on_a_socket_of_every_address() -> None:
+    door = Door(is_edge=True, trusted_proxies=("127.0.0.0/8",))
+    from_proxy = HEAD + b"X-Forwarded-For: 203.0.113.7\r\n\r\n"
+    with served(Door(is_edge=True), on_every_address=True) as url:
+        assert echoed(talk(url, HEAD + b"\r\n"))["client"] == "127.0.0.1"
+    with served(door, on_every_address=True, proxy_headers=True, forwarded_allow_ips=["127.0.0.0/8"]) as url:
+        assert echoed(talk(url, from_proxy))["client"] == "203.0.113.7"
+
+
 def test_a_service_behind_the_edge_keeps_what_the_edge_says() -> None:
     with served(Door()) as url:
         told = echoed(talk(url, HEAD + b"X-Spillway-Max-Attempts: 1\r\nX-Spillway-Usage: 1\r\n\r\n"))

@@ -148,6 +148,7 @@ def test_what_can_never_fit_is_a_400(stack: Platform, prompt: str) -> None:
     answer = key.post(chat(prompt, max_tokens=1_001))
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "request_too_large_for_limit")
     assert "retry-after" not in answer.headers
+    assert answer.headers["x-ratelimit-remaining-tokens"] == "1000"
     assert decided(answer)["outcome"] == "request_too_large_for_limit"
 
 

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 import inference.app
 from common.identity import HopIdentity
 from inference.settings import Settings
+from support.instruments import Instruments
 from support.load import SIGNER
 from support.platform import BOUND_S, SECRETS
 from support.server import running
@@ -24,9 +25,10 @@ POLL_S = 0.02
 
 
 class Service:
-    def __init__(self, url: str, file: Path) -> None:
+    def __init__(self, url: str, file: Path, instruments: Instruments) -> None:
         self.url = url
         self.file = file
+        self.instruments = instruments
 
     def becomes(self, text: str) -> None:
         """Exchange the catalogue's file, as a careful operator does: at once and whole."""
@@ -59,5 +61,6 @@ def inference_service(file: Path, text: str, **settings: Any) -> Iterator[Servic
         hop_secret=SecretStr(SECRETS["inference_hop_secret"]),
         **settings,
     )
-    with running(inference.app.create_app(of_service)) as url:
-        yield Service(url, file)
+    instruments = Instruments()
+    with running(inference.app.create_app(of_service, meter=instruments.meter)) as url:
+        yield Service(url, file, instruments)

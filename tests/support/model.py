@@ -26,6 +26,8 @@ from inference.targets import Policy
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
 
+    from inference.operations import Ended
+
 BOUND_S = 5
 MAX_BYTES = 1024
 PROMPT = "a prompt that nobody may see"
@@ -62,8 +64,11 @@ class Model:
             price=Price(input_usd=1.0, output_usd=2.0, as_of=dt.date(2026, 1, 1)),
         )
         policy = Policy(max_answer_bytes=MAX_BYTES, max_stream_bytes=max_stream_bytes)
-        served = Workshop(client, policy).open_door(spec, "sk-ours")
-        self.answers = Answers(Router(served, policy, max_attempts=3), Batcher(), provider.get_tracer("inference"))
+        self.served = Workshop(client, policy).open_door(spec, "sk-ours")
+        self.ended: list[Ended] = []
+        self.answers = Answers(
+            Router(self.served, policy, max_attempts=3), Batcher(), provider.get_tracer("inference"), self.ended.append
+        )
 
     def _answer(self, request: httpx2.Request) -> httpx2.Response:
         self.asked.append(json.loads(request.content))

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
 from openai import OpenAI
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from pydantic import SecretStr
 
 import cache.app
@@ -27,10 +25,13 @@ import simulator.app
 from common.http_guard import guarded
 from simulator.settings import SimulatorSettings
 from simulator.transport import SimulatorProtocol
+from support.instruments import Instruments
 from support.server import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from opentelemetry.metrics import Meter
 
 T = TypeVar("T")
 _TLS = ssl.create_default_context()  # made once: nothing here speaks TLS, and each one costs a client 30 ms
@@ -66,8 +67,8 @@ class Platform:
     """Of the tenant `bob`."""
     gateway_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Those of the gateway, for further replicas of it."""
-    metrics: InMemoryMetricReader = field(default_factory=InMemoryMetricReader)
-    """Of inference."""
+    instruments: Mapping[str, Instruments] = field(default_factory=dict, repr=False)
+    """Of `inference`, `cache`, `jobs` and `worker`."""
 
     def http(self, key: str | None = None, **headers: str) -> httpx2.Client:
         """A plain client of the gateway: no retries, no opinion about bodies."""
@@ -92,16 +93,8 @@ class Platform:
         return self._attempts(f"request_id={request_id}")
 
     def in_flight(self) -> int:
-        """Requests that inference has under way, by its own gauge."""
-        data = self.metrics.get_metrics_data()
-        return sum(
-            int(getattr(point, "value", 0))
-            for resource in (data.resource_metrics if data else ())
-            for scope in resource.scope_metrics
-            for metric in scope.metrics
-            if metric.name == "spillway.inference.in_flight"
-            for point in metric.data.data_points
-        )
+        """Calls that inference has under way, by its own gauge."""
+        return int(self.instruments["inference"].value("spillway.target.in_flight"))
 
     def attempts_after(self, seq: int) -> list[dict[str, Any]]:
         """What reached the upstream after that attempt."""
@@ -146,7 +139,7 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
     workers: int = 1,
 ) -> Iterator[Platform]:
     """Run the parts over these stores; the arguments named `of_` are settings of theirs that differ."""
-    metrics = InMemoryMetricReader()
+    instruments = {name: Instruments() for name in ("inference", "cache", "jobs", "worker")}
     with contextlib.ExitStack() as stack:
         simulator_url = stack.enter_context(
             running(
@@ -169,17 +162,21 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
             running(
                 inference.app.create_app(
                     inference.settings.Settings(**inference_settings),
-                    meter_provider=MeterProvider([metrics], shutdown_on_exit=False),
+                    meter=instruments["inference"].meter,
                 )
             )
         )
         cache_settings = cache.settings.Settings(
             store_url=SecretStr(cache_url), hop_secret=SecretStr(SECRETS["cache_hop_secret"])
         )
-        cache_service_url = stack.enter_context(running(cache.app.create_app(cache_settings)))
+        cache_service_url = stack.enter_context(
+            running(cache.app.create_app(cache_settings, meter=instruments["cache"].meter))
+        )
         queue = {"state_url": state_url, "seal_secret": JOBS_SEAL_SECRET, "reap_interval_s": 0.1}
         jobs_settings: dict[str, Any] = {**queue, "hop_secret": SECRETS["jobs_hop_secret"]} | (of_jobs or {})
-        jobs_url = stack.enter_context(running(jobs.app.create_app(jobs.settings.Settings(**jobs_settings))))
+        jobs_url = stack.enter_context(
+            running(jobs.app.create_app(jobs.settings.Settings(**jobs_settings), meter=instruments["jobs"].meter))
+        )
         gateway_settings: dict[str, Any] = {
             **SECRETS,
             "state_url": state_url,
@@ -204,7 +201,7 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
             )
         )
         for _ in range(workers):
-            stack.enter_context(worker(state_url, gateway_url, **(of_worker or {})))
+            stack.enter_context(worker(state_url, gateway_url, meter=instruments["worker"].meter, **(of_worker or {})))
         alice, bob = (make_key(gateway_url, tenant) for tenant in ("alice", "bob"))
         yield Platform(
             gateway_url,
@@ -215,12 +212,12 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
             alice,
             bob,
             gateway_settings,
-            metrics,
+            instruments,
         )
 
 
 @contextlib.contextmanager
-def worker(state_url: str, gateway_url: str, **settings: Any) -> Iterator[None]:
+def worker(state_url: str, gateway_url: str, *, meter: Meter | None = None, **settings: Any) -> Iterator[None]:
     """Run a worker of the platform's jobs."""
     known: dict[str, Any] = {
         "state_url": state_url,
@@ -230,7 +227,7 @@ def worker(state_url: str, gateway_url: str, **settings: Any) -> Iterator[None]:
         "gateway_hop_secret": SECRETS["hop_secret"],
         "retry_base_s": 0.01,
     }
-    with running(jobs.worker.create_app(jobs.settings.WorkerSettings(**(known | settings)))):
+    with running(jobs.worker.create_app(jobs.settings.WorkerSettings(**(known | settings)), meter=meter)):
         yield
 
 

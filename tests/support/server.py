@@ -39,9 +39,10 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def running(app: Any, **uvicorn_kwargs: Any) -> Iterator[str]:
+def running(app: Any, *, on_every_address: bool = False, **uvicorn_kwargs: Any) -> Iterator[str]:
     """Serve `app` on a free port and yield the base URL, for example `http://127.0.0.1:40001`.
 
+    `on_every_address`: on `::`, as a service does whose host that is; IPv4 clients then come under mapped addresses.
     Takes uvicorn's own settings (`http=` a protocol class, `factory=True`, …). Lifespan has run when the URL is
     there; leaving stops the server, which grants open requests one second.
     """
@@ -54,7 +55,7 @@ def running(app: Any, **uvicorn_kwargs: Any) -> Iterator[str]:
         "timeout_graceful_shutdown": 1,
     }
     server = _Server(uvicorn.Config(app, **(settings | uvicorn_kwargs)))
-    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+    with _listening(on_every_address) as listener:
         thread = threading.Thread(target=server.run, args=([listener],), name="uvicorn")
         thread.start()
         try:
@@ -66,3 +67,9 @@ def running(app: Any, **uvicorn_kwargs: Any) -> Iterator[str]:
             thread.join(_STOP_S)
             if thread.is_alive():
                 raise RuntimeError("the server did not stop")
+
+
+def _listening(on_every_address: bool) -> socket.socket:
+    if on_every_address:
+        return socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
+    return socket.create_server(("127.0.0.1", 0), backlog=512)

@@ -11,7 +11,9 @@ from starlette.testclient import TestClient
 
 from common import errors
 from common.errors import InvalidRequest, RateLimited, ServiceError, Unauthenticated, Unavailable, param_path
+from common.health import Health
 from common.middleware import RequestScope
+from common.refusals import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +23,8 @@ SECRET = "a prompt that nobody may see"
 
 def the_app() -> FastAPI:
     app = FastAPI(openapi_url=None)
-    errors.install(app)
-    app.add_middleware(RequestScope, edge=True)
+    errors.install(app, Refusals())
+    app.add_middleware(RequestScope, health=Health(), edge=True)
 
     @app.get("/limited")
     async def limited() -> None:

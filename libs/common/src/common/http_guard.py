@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 import httptools
+import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from common.errors import envelope
+from common.refusals import Refusals
 
 if TYPE_CHECKING:
     import asyncio
@@ -57,6 +59,8 @@ class Door:
     connections_per_address: int = 0
     """0: no cap."""
     body_timeout_s: float = 35
+    linger_s: int = 0
+    """When the server stops: how long an idle connection stays open after its last answer, if that did not close it."""
     header_timeout_s: float = HEADER_TIMEOUT_S
 
 
@@ -64,10 +68,10 @@ class _RefusedError(Exception):
     """Ends the parsing of a request; its answer is in `HttpGuard._refusal`."""
 
 
-def guarded(door: Door) -> type[HttpGuard]:
-    """The protocol class for uvicorn's `http=`; its connections count together."""
+def guarded(door: Door, refusals: Refusals | None = None) -> type[HttpGuard]:
+    """The protocol class for uvicorn's `http=`; its connections count together, and what it refuses in `refusals`."""
     networks = [ipaddress.ip_network(proxy, strict=False) for proxy in door.trusted_proxies]
-    attributes = {"door": door, "proxies": networks, "per_address": Counter()}
+    attributes = {"door": door, "proxies": networks, "per_address": Counter(), "refusals": refusals or Refusals()}
     return type("HttpGuard", (HttpGuard,), attributes)
 
 
@@ -75,6 +79,7 @@ class HttpGuard(HttpToolsProtocol):
     door: ClassVar[Door] = Door()
     proxies: ClassVar[list[ipaddress.IPv4Network | ipaddress.IPv6Network]] = []
     per_address: ClassVar[Counter[str]] = Counter()
+    refusals: ClassVar[Refusals] = Refusals()
     most_connections: ClassVar[int] = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
     """The other half of the descriptors is for the connections that this service opens itself."""
 
@@ -106,7 +111,11 @@ class HttpGuard(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._began_at = self.loop.time()
-        self._address = self.client[0] if self.client else ""
+        self._address = ""
+        if self.client:
+            # Also in the scope: who counts by network would otherwise hold all of IPv4 for one /56.
+            self.client = (unmapped(self.client[0]), self.client[1])
+            self._address = self.client[0]
         self._is_behind_proxy = bool(self.proxies) and _is_in(self._address, self.proxies)
         self.per_address[self._address] += 1
         cap = self.door.connections_per_address
@@ -207,6 +216,23 @@ class HttpGuard(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._end(refusal(400, "bad_request", msg))
 
+    def shutdown(self) -> None:
+        """Leave clients time to let go of connections that they were promised: to close one may meet its next request.
+
+        uvicorn closes idle connections at once, and busy ones right behind an answer whose head said nothing of it.
+        """
+        if not self.door.linger_s or self.cycle is None:
+            super().shutdown()
+        elif self.timeout_keep_alive_task is not None:
+            ended_at = self.timeout_keep_alive_task.when() - self.timeout_keep_alive
+            self._unset_keepalive_if_required()
+            rest_s = ended_at + self.door.linger_s - self.loop.time()
+            self.timeout_keep_alive_task = self.loop.call_later(max(0, rest_s), self.timeout_keep_alive_handler)
+        elif self.cycle.response_started and not self.cycle.response_complete:
+            self.timeout_keep_alive = self.door.linger_s
+        else:
+            super().shutdown()
+
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():
             self.transport.abort()  # an answer that nobody reads: to close would wait for its reader
@@ -248,6 +274,7 @@ class HttpGuard(HttpToolsProtocol):
         self._stop_timer()
         self._is_over = True
         _told.tell(answer)
+        self.refusals.count(_code_of(answer), "platform")
         if self.door.is_edge:
             took_ms = (self.loop.time() - self._began_at) * 1000
             answer = answer.replace(_HEAD_END, b"\r\nserver-timing: total;dur=%.2f" % took_ms + _HEAD_END, 1)
@@ -304,8 +331,23 @@ def refusal(status: int, code: str, message: str, *, retry_after_s: int | None =
     return head % (status, HTTPStatus(status).phrase.encode(), len(body), digits, digits, further) + body
 
 
+def _code_of(answer: bytes) -> str:
+    return str(orjson.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"])
+
+
 def _head_too_large() -> bytes:
     return refusal(431, "headers_too_large", "The request's headers are too large or too many.")
+
+
+def unmapped(address: str) -> str:
+    """An IPv4 client as itself, whom a socket that listens on `::` names `::ffff:192.0.2.1`.
+
+    Source: RFC 4291, 2.5.5.2.
+    """
+    if not address.startswith("::ffff:"):
+        return address
+    mapped = ipaddress.IPv6Address(address).ipv4_mapped
+    return str(mapped) if mapped else address
 
 
 def _is_in(address: str, networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:

@@ -13,12 +13,16 @@ from uuid import uuid4
 from common import wire
 from common.errors import ServiceError
 from common.health import PATHS as HEALTH_PATHS
+from common.http_metrics import route_of
 from common.telemetry import note_request, trace_id
 from common.timings import HEADER as SERVER_TIMING
 from common.timings import Timings
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from common.health import Health
+    from common.http_metrics import ServerMetrics
 
 logger = logging.getLogger("access")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
@@ -37,11 +41,18 @@ class RequestScope:
     of the log line; `headers`, which go with whatever answer there is; `ending`, an `AsyncExitStack` unwound when the
     answer is over, whatever ended it. The path is logged without its query: people put keys there. An exception that
     nobody foresaw ends here as a 500 in the one shape; its message goes nowhere, because it may quote a prompt.
+
+    While the service drains, each answer closes its connection (RFC 9112, 9.6), so that clients with a pool move on
+    before the server closes anything under a request of theirs.
     """
 
-    def __init__(self, app: ASGIApp, *, edge: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, *, health: Health, edge: bool = False, metrics: ServerMetrics | None = None
+    ) -> None:
         self.app = app
+        self._health = health
         self._edge = edge
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _QUIET:
@@ -52,8 +63,7 @@ class RequestScope:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["arrived_at"] = time.monotonic()
-        fields: dict[str, object] = {}
-        state["log"] = fields
+        state["log"] = {}
         state["send"] = send  # for the chunks of streams, to which nothing is added
         further: dict[str, str] = {}
         state["headers"] = further
@@ -74,8 +84,12 @@ class RequestScope:
                 headers += [(name.encode(), value.encode("latin-1")) for name, value in further.items()]
                 if self._edge:
                     headers.append((SERVER_TIMING.encode(), timings.header().encode()))
+                if self._health.draining:
+                    headers.append((b"connection", b"close"))
             await send(message)
 
+        if self._metrics is not None:
+            self._metrics.active += 1
         try:
             await self.app(scope, receive, send_with_ids)
         except Exception:  # the outermost edge: beyond it only the server's own traceback is left
@@ -84,14 +98,20 @@ class RequestScope:
                 await ServiceError("An internal error occurred.").response()(scope, receive, send_with_ids)
         finally:
             await asyncio.shield(ending.aclose())
-            line = {
-                "method": scope["method"],
-                "path": scope["path"][:256],
-                "status": status,
-                "duration_ms": round((time.perf_counter() - started) * 1000, 2),
-                "request_id": request_id,
-            }
-            logger.info("request", extra=line | fields)
+            self._note(scope, status, time.perf_counter() - started)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        if self._metrics is not None:
+            self._metrics.active -= 1
+            self._metrics.record(scope["method"], route_of(scope), status, seconds)
+        line = {
+            "method": scope["method"],
+            "path": scope["path"][:256],
+            "status": status,
+            "duration_ms": round(seconds * 1000, 2),
+            "request_id": scope["state"]["request_id"],
+        }
+        logger.info("request", extra=line | scope["state"]["log"])
 
 
 def _given_id(scope: Scope) -> str | None:

@@ -2,6 +2,8 @@
 
 After SIGTERM: not ready at once, the listener open for `drain_delay_s`, open requests for `drain_timeout_s`, then
 telemetry for `flush_timeout_s`. uvicorn alone would close the listener after 0.1 s, while endpoints still send here.
+From the signal on each answer closes its connection, and one that is open stays as long as a client may keep it: who
+has a pool of them loses no request.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import uvicorn
 
-from common import logs
+from common import logs, metrics
 from common.http_guard import Door, guarded
 from common.settings import BadSettingsError, SettingsT, load
 
@@ -26,12 +29,23 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from fastapi import FastAPI
+    from opentelemetry.metrics import Meter
+    from opentelemetry.sdk.metrics import MeterProvider
 
     from common.health import Health
     from common.settings import ServiceSettings
 
+SettingsT_contra = TypeVar("SettingsT_contra", contravariant=True)
+
+
+class CreateApp(Protocol[SettingsT_contra]):
+    def __call__(self, settings: SettingsT_contra, /, *, meter: Meter) -> FastAPI: ...
+
+
 KEEPALIVE_S = 75
-"""Longer than any client of ours keeps an idle connection (20 s), so that the client lets go first."""
+"""Longer than any client of ours keeps an idle connection (8 s), so that the client lets go first."""
+PARTING_S = 9
+"""The same while the service is leaving (docs/adr/0034): less than the drain delay, more than a client's 8 s."""
 BAD_SETTINGS_EXIT = 2
 ACCEPTS_PER_TURN = 64
 """libuv accepts one connection of a listening socket in each turn of the loop. In an overload, when turns are long,
@@ -49,20 +63,21 @@ _DEAD_PEERS = [
 def run(
     name: str,
     settings_type: type[SettingsT],
-    create_app: Callable[[SettingsT], FastAPI],
+    create_app: CreateApp[SettingsT],
     door_of: Callable[[SettingsT], Door] = lambda _: Door(),
 ) -> NoReturn:
     """Serve until a signal. A bad setting or a taken port is one line on standard error and exit status 2."""
     try:
         settings = load(settings_type)
         logs.configure(name, settings.log_level)
-        app, door = create_app(settings), door_of(settings)
+        provider = _metered(name, settings)
+        app, door = create_app(settings, meter=metrics.meter(provider, name)), door_of(settings)
     except BadSettingsError as error:
         _refuse(name, str(error))
     listener = _listen(name, settings)
     config = uvicorn.Config(
         app,
-        http=guarded(door),
+        http=guarded(replace(door, linger_s=min(PARTING_S, int(settings.drain_delay_s))), app.state.refusals),
         loop="uvloop",
         ws="none",
         access_log=False,
@@ -73,15 +88,49 @@ def run(
         timeout_keep_alive=KEEPALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
     )
+    # uvicorn raises the signal anew once it is done. By default that would kill the process, its last lines unwritten.
+    signal.signal(signal.SIGTERM, _leave)
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again
-    uvicorn.Server(config).run(sockets=[listener, *(listener.dup() for _ in range(ACCEPTS_PER_TURN - 1))])
+    _Server(config, provider, settings.flush_timeout_s).run(
+        sockets=[listener, *(listener.dup() for _ in range(ACCEPTS_PER_TURN - 1))]
+    )
     sys.exit(0)
+
+
+class _Server(uvicorn.Server):
+    """Lets the last metrics leave when the application has ended. uvicorn ends the process by its signal after that."""
+
+    def __init__(self, config: uvicorn.Config, provider: MeterProvider | None, flush_timeout_s: float) -> None:
+        super().__init__(config)
+        self._provider = provider
+        self._flush_timeout_s = flush_timeout_s
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        metrics.shut_down(self._provider, self._flush_timeout_s)
+
+
+def _metered(name: str, settings: ServiceSettings) -> MeterProvider | None:
+    if not settings.metrics_port:
+        return metrics.meter_provider(name)
+    from common.metrics_page import MetricsPage  # noqa: PLC0415  # costs memory
+
+    try:
+        page = MetricsPage(settings.metrics_host, settings.metrics_port)
+    except OSError as error:
+        where = f"{settings.metrics_host}:{settings.metrics_port}"
+        raise BadSettingsError(f"{name.upper()}_METRICS_PORT: cannot listen on {where}: {error.strerror}") from None
+    provider = metrics.meter_provider(name, page.reader)
+    page.start()
+    return provider
 
 
 def _listen(name: str, settings: ServiceSettings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
+    if family == socket.AF_INET6:
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # `::` is every address, IPv4 included
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for option, value in _DEAD_PEERS:  # what it accepts inherits them
         listener.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -91,6 +140,10 @@ def _listen(name: str, settings: ServiceSettings) -> socket.socket:
     except OSError as error:
         _refuse(name, f"{name.upper()}_PORT: cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     return listener
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
 
 
 def _refuse(name: str, why: str) -> NoReturn:

@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
-from common import errors, telemetry
+from common import errors, metrics, process_metrics, telemetry
+from common.http_metrics import ServerMetrics
 from common.middleware import RequestScope
 from common.overload.gate import Gate
+from common.refusals import Refusals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from fastapi import APIRouter
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
 
     from common.health import Health
     from common.overload.shedder import Shedder
 
+    Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
+
 
 def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     name: str,
     *,
-    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[Any]],
+    lifespan: Lifespan,
     health: Health,
     routers: Iterable[APIRouter],
     tracer_provider: TracerProvider | None,
+    meter: Meter | None = None,
     edge: bool = False,
     is_ours: Callable[[str], bool] | None = None,
     shedder: Shedder | None = None,
+    refusals: Refusals | None = None,
 ) -> FastAPI:
     """Build an application with health routes, one error shape, request ids, log lines and server spans.
 
     It serves no documentation of itself and redirects nothing: a redirect's target would come from the caller's Host.
     `edge`: it faces clients, so ids and traces start here, but for a request whose `Authorization` `is_ours`: there the
     platform itself calls, and its trace goes on. `shedder`: says when new work is refused at the door.
+    `meter`: where the frame's own metrics go; without one, or with one that does nothing, nothing is recorded.
+    `refusals`: counts what is refused, where a service has to count some of it itself.
     """
+    refusals = refusals or Refusals()
+    of_requests: ServerMetrics | None = None
+    if meter is not None and not metrics.is_off(meter):
+        of_requests = ServerMetrics(meter)
+        lifespan = _measured(meter, lifespan)
+        _declare_counts(meter, refusals, shedder, tracer_provider)
     app = FastAPI(
         title=f"Spillway {name}",
         version="0.1.0",
@@ -47,13 +63,50 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
         openapi_url=None,
         redirect_slashes=False,
     )
-    errors.install(app)
-    app.add_middleware(RequestScope, edge=edge)
+    app.state.refusals = refusals
+    errors.install(app, refusals)
+    app.add_middleware(RequestScope, health=health, edge=edge, metrics=of_requests)
     for router in (health.router(), *routers):
         app.include_router(router)
     telemetry.instrument(app, tracer_provider, edge=edge, is_ours=is_ours)
     if shedder is not None:
         # Outside of the tracing middleware as well, which is put in place in the same way: a refusal costs no span.
         build_stack = app.build_middleware_stack
-        app.build_middleware_stack = lambda: Gate(build_stack(), shedder)  # type: ignore[method-assign]  # as contrib does
+        app.build_middleware_stack = lambda: Gate(build_stack(), shedder, refusals, of_requests)  # type: ignore[method-assign]  # as contrib does
     return app
+
+
+def _measured(meter: Meter, lifespan: Lifespan) -> Lifespan:
+    lag = process_metrics.LoopLag()
+    process_metrics.observe(meter, lag)
+
+    @contextlib.asynccontextmanager
+    async def watched(app: FastAPI) -> AsyncIterator[Any]:
+        async with lag.watched(), lifespan(app) as state:
+            yield state
+
+    return watched
+
+
+def _declare_counts(
+    meter: Meter, refusals: Refusals, shedder: Shedder | None, tracer_provider: TracerProvider | None
+) -> None:
+    meter.create_observable_counter(
+        "spillway.refusals",
+        [metrics.reading_each(lambda: refusals.counts, "reason", "scope")],
+        "{request}",
+        "Requests that got an error of the platform's, by its code and by whose limit it was.",
+    )
+    meter.create_observable_counter(
+        "spillway.telemetry.dropped",
+        [metrics.reading_each(lambda: {("spans",): telemetry.dropped_spans(tracer_provider)}, "signal")],
+        "{span}",
+        "Spans that found the queue full, or that no collector took.",
+    )
+    if shedder is not None:
+        meter.create_observable_counter(
+            "spillway.shed",
+            [metrics.reading_each(lambda: {(reason,): n for reason, n in dict(shedder.refused_for).items()}, "reason")],
+            "{request}",
+            "Requests refused at the door, by what there was too much of.",
+        )

@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     purge.add_argument("--everything", action="store_true", help="all entries of all tenants; names nothing else")
     openapi = commands.add_parser("openapi", help="write the services' OpenAPI documents")
     openapi.add_argument("directory", type=Path)
+    dashboards = commands.add_parser("dashboards", help="write Grafana's dashboards")
+    dashboards.add_argument("directory", type=Path)
     traces = commands.add_parser("traces", help="receive spans over OTLP/HTTP (a part of up)")
     traces.add_argument("--port", type=int, default=4318)
     announce = commands.add_parser("announce", help="say when the stack is ready (a part of up)")
@@ -122,6 +124,12 @@ def _openapi(options: argparse.Namespace) -> None:
     openapi.write(options.directory)
 
 
+def _dashboards(options: argparse.Namespace) -> None:
+    from devstack import dashboards  # noqa: PLC0415
+
+    dashboards.write(options.directory)
+
+
 def _traces(options: argparse.Namespace) -> None:
     from devstack import otlp_sink  # noqa: PLC0415
 
@@ -144,6 +152,7 @@ _COMMANDS = {
     "jobs": _jobs,
     "cache": _cache,
     "openapi": _openapi,
+    "dashboards": _dashboards,
     "traces": _traces,
     "announce": _announce,
 }

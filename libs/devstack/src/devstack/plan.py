@@ -75,6 +75,7 @@ def make(
     ours |= {"JOBS_STATE_URL": state_url, "WORKER_STATE_URL": state_url}
     if "traces" in {part.name for part in parts}:
         ours |= {_OTLP_VARIABLES[0]: url(assigned["traces"]), "SPILLWAY_TRACES_URL": url(assigned["traces"])}
+        ours["OTEL_METRICS_EXPORTER"] = "none"  # that receiver takes traces alone
     # Not what a sourced dev.env says about the stack it was written for.
     kept = {name: given[name] for name in ours if name in given and not name.startswith("SPILLWAY_")}
     return Plan(tuple(parts), ours | kept)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from opentelemetry.metrics import NoOpMeter
+
 from cache.bells import Bells
 from cache.dependencies import State
 from cache.entries import Entries
 from cache.flights import Flights
 from cache.inventory import Inventory
+from cache.metrics import Metrics
 from cache.routes import entries, flights, inventory, lookups
 from cache.settings import Settings
+from cache.store_figures import StoreFigures
 from common import telemetry
 from common.health import Health
 from common.identity import HopVerifier
@@ -25,11 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
 
 
-def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None, meter: Meter | None = None
+) -> FastAPI:
     """Build the service. Nothing is opened before its lifespan; the store may come later than it."""
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("cache")
@@ -45,16 +52,20 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
             await stack.enter_async_context(bells.listening())
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             spans = StoreSpans("cache", provider)
-            kept = Entries(store, spans=spans)
+            kept, stock = Entries(store, spans=spans), Inventory(store)
+            leads = Flights(store, kept, spans=spans)
+            figures = StoreFigures(stock.figures)
+            await stack.enter_async_context(figures.watching())
+            Metrics(meter or NoOpMeter("cache"), kept, leads, figures)
             yield State(
                 settings=settings,
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "cache"),
                 entries=kept,
-                flights=Flights(store, kept, spans=spans),
+                flights=leads,
                 bells=bells,
-                inventory=Inventory(store),
+                inventory=stock,
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
 
     routers = [lookups.router, entries.lean, entries.router, flights.router, inventory.router]
-    return frame("cache", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider)
+    return frame("cache", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)

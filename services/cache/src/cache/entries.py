@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,6 +37,8 @@ class Entries:
     def __init__(
         self, store: Redis, *, wall_clock: Callable[[], float] = time.time, spans: StoreSpans = UNTRACED
     ) -> None:
+        self.lookups: Counter[str] = Counter()
+        """By what was found: `hit`, `lead`, `follow` or `none`."""
         self._store = store
         self._wall_clock = wall_clock
         self._spans = spans
@@ -43,14 +46,23 @@ class Entries:
 
     async def get(self, tenant: str, fingerprint: str) -> Entry | None:
         with store_errors(), self._spans.operation("get"):
-            return self.read(cast("bytes | None", await self._store.get(names.entry(tenant, fingerprint))))
+            entry = self.read(cast("bytes | None", await self._store.get(names.entry(tenant, fingerprint))))
+        self._count(entry)
+        return entry
 
-    async def get_many(self, tenant: str, fingerprints: Sequence[str]) -> list[Entry | None]:
+    async def get_many(
+        self, tenant: str, fingerprints: Sequence[str], *, max_age_s: float | None = None
+    ) -> list[Entry | None]:
+        """An entry that is older is none."""
         with store_errors(), self._spans.operation("get_many"):
             found: list[Any] = await self._store.mget(
                 [names.entry(tenant, fingerprint) for fingerprint in fingerprints]
             )
-        return [self.read(data) for data in found]
+        read = (self.read(data) for data in found)
+        entries = [entry if entry and (max_age_s is None or entry.age_s <= max_age_s) else None for entry in read]
+        for entry in entries:
+            self._count(entry)
+        return entries
 
     async def put(self, tenant: str, fingerprint: str, value: bytes, *, ttl_s: int, flight: str = "") -> None:
         """Store it; `flight` names the one that its writer led, which ends with this."""
@@ -71,6 +83,9 @@ class Entries:
         """Whether there was one."""
         with store_errors(), self._spans.operation("delete"):
             return bool(await self._store.delete(names.entry(tenant, fingerprint)))
+
+    def _count(self, entry: Entry | None) -> None:
+        self.lookups["none" if entry is None else "hit"] += 1
 
     def read(self, data: bytes | None) -> Entry | None:
         if data is None or len(data) < _STORED_AT.size:

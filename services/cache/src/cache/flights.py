@@ -6,6 +6,7 @@ when it is over is decided by the Lua scripts beside this module, on the store's
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
@@ -16,7 +17,7 @@ from cache.errors import store_errors
 from common.spans import UNTRACED, StoreSpans
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from redis.asyncio import Redis
 
@@ -50,25 +51,46 @@ class Flights:
         spans: StoreSpans = UNTRACED,
     ) -> None:
         self.entries = entries
+        self.attended = 0
+        """Flights whose leaders are here at the moment."""
         self._wall_clock = wall_clock
         self._spans = spans
         self._lookup, self._append, self._read, self._renew, self._release, self._leave = (
             scripts.load(store, name) for name in ("lookup", "append", "read", "renew", "release", "leave")
         )
 
-    async def look_up(
-        self, tenant: str, fingerprint: str, *, own_id: str = "", failed_id: str = "", max_age_s: float | None = None
+    async def look_up(  # noqa: PLR0913  # an entry is named by two, and the rest by keyword
+        self,
+        tenant: str,
+        fingerprint: str,
+        *,
+        own_id: str = "",
+        failed_id: str = "",
+        max_age_s: float | None = None,
+        leads: bool = True,
     ) -> Found:
-        """Hit, lead or follow; without `own_id` only hit or none."""
+        """Hit, lead or follow; without `own_id` only hit or none, and none instead of lead for who shall not lead."""
         flight, _, followers = names.flight(tenant, fingerprint, "")
         keys = [names.entry(tenant, fingerprint), flight, followers, names.counters(tenant)]
         age = -1 if max_age_s is None else max_age_s
         with store_errors(), self._spans.operation("look_up"):
-            reply = await self._lookup(keys, [self._wall_clock(), age, own_id, failed_id, LEASE_MS, FOLLOWER_MS])
+            reply = await self._lookup(
+                keys, [self._wall_clock(), age, own_id, failed_id, LEASE_MS, FOLLOWER_MS, "1" if leads else ""]
+            )
         word = cast("Word", reply[0].decode())
+        self.entries.lookups[word] += 1
         if word == "hit":
             return Found(word, entry=self.entries.read(reply[1]))
         return Found(word, reply[1].decode() if len(reply) > 1 else "")
+
+    @contextlib.contextmanager
+    def attending(self) -> Iterator[None]:
+        """While a leader waits at this replica for what its followers do."""
+        self.attended += 1
+        try:
+            yield
+        finally:
+            self.attended -= 1
 
     async def append(  # noqa: PLR0913  # a flight is named by three, and the rest by keyword
         self, tenant: str, fingerprint: str, flight: str, frames: Sequence[bytes], *, first: int, ending: Ending = ""

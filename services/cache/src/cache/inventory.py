@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from cache import names
 from cache.errors import store_errors
+from cache.store_figures import Figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +34,7 @@ class Purged(TypedDict):
 
 
 class Inventory:
-    """Both methods raise `StoreUnavailable`."""
+    """Every method raises `StoreUnavailable`."""
 
     def __init__(
         self,
@@ -45,12 +47,22 @@ class Inventory:
         self._wall_clock = wall_clock
         self._clock = clock
 
-    async def statistics(self) -> dict[str, Any]:
-        """Of all replicas, since each tenant's first request or 30 days; what the store forgot is not in it."""
-        tenants: dict[str, dict[str, int]] = {}
+    async def figures(self) -> Figures:
         with store_errors():
             info: dict[str, Any] = await self._store.info()
             keys = await self._store.dbsize()
+        return Figures(
+            keys=keys,
+            used_bytes=info.get("used_memory", 0),
+            max_bytes=info.get("maxmemory", 0),
+            evicted_keys=info.get("evicted_keys", 0),
+        )
+
+    async def statistics(self) -> dict[str, Any]:
+        """Of all replicas, since each tenant's first request or 30 days; what the store forgot is not in it."""
+        tenants: dict[str, dict[str, int]] = {}
+        figures = await self.figures()
+        with store_errors():
             async for name in self._store.scan_iter(match=names.counters("*"), count=KEYS_A_STEP):
                 counted = await self._store.hgetall(name)
                 counters = {key.decode(): int(value) for key, value in cast("dict[bytes, bytes]", counted).items()}
@@ -61,12 +73,7 @@ class Inventory:
         return {
             "total": total,
             "tenants": tenants,
-            "store": {
-                "keys": keys,
-                "used_bytes": info.get("used_memory", 0),
-                "max_bytes": info.get("maxmemory", 0),
-                "evicted_keys": info.get("evicted_keys", 0),
-            },
+            "store": asdict(figures),
         }
 
     async def purge(

@@ -7,6 +7,7 @@
 -- ARGV  1 now (Unix seconds, the clock of the storing)   2 greatest age that is a hit (s), -1: any
 --       3 id for a flight of one's own and for one's presence as a follower; '': only look
 --       4 the flight that failed the caller, or ''        5 lease (ms)   6 presence of a follower (ms)
+--       7 whether the caller may lead: '1' or ''
 -- Reply {'hit', entry} | {'lead', id} | {'follow', id} | {'none'}
 local function count(what)
   redis.call('HINCRBY', KEYS[4], what, 1)
@@ -42,6 +43,10 @@ if id and id ~= ARGV[4] then
     redis.call('PUBLISH', 'v1:bells', id .. ':followers')
     return {'follow', id}
   end
+end
+if ARGV[7] == '' then
+  count('misses')
+  return {'none'}
 end
 redis.call('DEL', KEYS[2], KEYS[3]) -- not the earlier flight's events: those whom it failed still read of it
 redis.call('HSET', KEYS[2], 'id', ARGV[3], 'until', now + ARGV[5], 'ended', '', 'frames', 0, 'bytes', 0)

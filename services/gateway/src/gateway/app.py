@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
     from redis.asyncio import Redis
 
@@ -51,7 +52,9 @@ if TYPE_CHECKING:
 ADMIN = (admin.router, admin_tenants.router, admin_cache.router, admin_usage.router)
 
 
-def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None) -> FastAPI:
+def create_app(
+    settings: Settings | None = None, *, tracer_provider: TracerProvider | None = None, meter: Meter | None = None
+) -> FastAPI:
     """Build the service. Nothing is opened before its lifespan; stores and services may come later than it."""
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("gateway")
@@ -95,6 +98,7 @@ def create_app(settings: Settings | None = None, *, tracer_provider: TracerProvi
         health=health,
         routers=routers,
         tracer_provider=provider,
+        meter=meter,
         edge=True,
         is_ours=trusted.is_of,
         shedder=shedder,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,10 +14,11 @@ import orjson
 from common import framing, wire
 from common.errors import InvalidRequest
 from gateway.hot_entries import Hit
+from gateway.lateness import answered_within
 from gateway.sealing import SealBrokenError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from common.identity import HopIdentity, HopSigner
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GRACE_TURNS = 8
-"""Of the event loop, after a look-up's time is up: see `_budget`."""
 MOST_AT_ONCE = 256
 """Entries of one batch; the cache service takes no more."""
 _OK = 200
@@ -91,18 +89,21 @@ class CacheClient:
         identity: HopIdentity,
         request_id: str,
         joins: bool = True,
+        leads: bool = True,
         failed_id: str = "",
         max_age_s: float | None = None,
     ) -> Found:
-        """A hit, a lead or a follow; only a hit or None if the caller does not join a flight."""
+        """A hit, a lead or a follow; only a hit or None if the caller does not join; no lead without `leads`."""
         if self._rests(identity):
             return None
         own_id = uuid4().hex if joins else ""
         asked: dict[str, Any] = {"fingerprint": name, "own_id": own_id or None, "failed_id": failed_id or None}
         if max_age_s is not None:
             asked["max_age_s"] = max_age_s
+        if not leads:
+            asked["leads"] = False
         try:
-            async with _budget(self._timeout_s):
+            async with answered_within(self._timeout_s):
                 response = await self._client.post(
                     self._lookup_url, content=orjson.dumps(asked), headers=self.headers(identity, request_id)
                 )
@@ -130,7 +131,7 @@ class CacheClient:
         if self._rests(identity):
             return nothing
         try:
-            async with _budget(self._timeout_s):
+            async with answered_within(self._timeout_s):
                 response = await self._client.post(
                     self._batch_url,
                     content=orjson.dumps({"fingerprints": names, "max_age_s": max_age_s}),
@@ -227,29 +228,3 @@ class CacheClient:
             return
         if response.status_code == _OK and response.headers.get(wire.LOOKUP) == "none":
             self.breaker.success()
-
-
-@contextlib.asynccontextmanager
-async def _budget(seconds: float) -> AsyncIterator[None]:
-    """Like `asyncio.timeout`, but what makes it expire is the cache being late, not this process being busy.
-
-    uvloop runs timers before it reads sockets, so in a busy loop an answer that came in time loses to its timeout.
-    Measured with 64 callers: "late" answers put the cache at rest, so hits became misses, at a third of the throughput.
-    Hence the loop gets some more turns to hand over what has arrived: microseconds when it is idle.
-    """
-    loop = asyncio.get_running_loop()
-    timer: asyncio.Handle
-    async with asyncio.timeout(None) as limit:
-
-        def expire(turns: int) -> None:
-            nonlocal timer
-            if turns:
-                timer = loop.call_soon(expire, turns - 1)
-            else:
-                limit.reschedule(loop.time())
-
-        timer = loop.call_later(seconds, expire, GRACE_TURNS)
-        try:
-            yield
-        finally:
-            timer.cancel()

@@ -42,6 +42,8 @@ class Call:
     deadline: Deadline
     timings: Timings
     is_stream: bool = False
+    is_hurried: bool = False
+    """The caller said by itself how long it waits: others may be more patient."""
     choices: int = 1
     cache_control: frozenset[str] = frozenset()
     """Directives of the request's `Cache-Control` (RFC 9111), lower case."""

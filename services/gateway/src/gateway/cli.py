@@ -1,7 +1,7 @@
 """The command line of administration: `keys`, `tenants` and `audit`, over the admin API.
 
-Reads `SPILLWAY_URL` and `SPILLWAY_ADMIN_KEY`. Two commands need no gateway: `keys hash` and `keys create --declare`
-print the entry of a keys file, under `GATEWAY_KEY_PEPPER`.
+Reads `SPILLWAY_URL` and `SPILLWAY_ADMIN_KEY` (or the file `GATEWAY_ADMIN_KEY` in `SPILLWAY_SECRETS_DIR`). Two commands
+need no gateway: `keys hash` and `keys create --declare` print the entry of a keys file, under `GATEWAY_KEY_PEPPER`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 
+from common.settings import SECRETS_DIR
 from gateway.keys import generate_key
 from gateway.records import record_for
 
@@ -50,10 +52,12 @@ class AdminApi:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> AdminApi:
-        missing = [name for name in ("SPILLWAY_URL", "SPILLWAY_ADMIN_KEY") if not environ.get(name)]
-        if missing:
-            raise CommandError(f"{' and '.join(missing)} not set (./justw up writes both to .local/dev.env)")
-        return cls(environ["SPILLWAY_URL"], environ["SPILLWAY_ADMIN_KEY"])
+        found = {"SPILLWAY_URL": environ.get("SPILLWAY_URL"), "SPILLWAY_ADMIN_KEY": _admin_key(environ)}
+        url, key = found.values()
+        if not url or not key:
+            missing = " and ".join(name for name, value in found.items() if not value)
+            raise CommandError(f"{missing} not set (./justw up writes both to .local/dev.env)")
+        return cls(url, key)
 
     def ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
         try:
@@ -81,6 +85,14 @@ class AdminApi:
             if not page["next_after"]:
                 return found
             after = page["next_after"]
+
+
+def _admin_key(environ: Mapping[str, str]) -> str | None:
+    """The variable, else the gateway's own secret where it is a file: then nothing has to be said in its container."""
+    if key := environ.get("SPILLWAY_ADMIN_KEY"):
+        return key
+    file = Path(environ.get(SECRETS_DIR) or os.devnull) / "GATEWAY_ADMIN_KEY"
+    return file.read_text("utf-8").strip() if file.is_file() else None
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:

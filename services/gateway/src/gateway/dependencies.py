@@ -199,6 +199,7 @@ class CallFactory:
             body=body,
             payload=render(dict(body)),
             deadline=self.deadline(is_stream=is_stream),
+            is_hurried=wire.TIMEOUT_MS in self.request.headers,
             timings=scope_state["timings"],
             is_stream=is_stream,
             choices=choices,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from common import wire
-from common.errors import NotFound, ServiceError
+from common.errors import NotFound, RateLimited, ServiceError
+from gateway.limits.errors import TooLargeForLimit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -54,7 +56,12 @@ class Governor:
 
     async def _admit_and_answer(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
         """What `call` holds is given back when the answer is over, whatever ended it."""
-        admission = await self.limits.admit(call)
+        try:
+            admission = await self.limits.admit(call)
+        except TooLargeForLimit:
+            with contextlib.suppress(RateLimited):  # no waiting helps: the refusal stands
+                await self._admit_rate(call)  # it counts as a request, and its answer shows what is left
+            raise
         call.ending.callback(admission.reservation.release)
         response = await answer(replace(call, reservation=admission.reservation))
         admission.hear(response.headers)

@@ -64,6 +64,7 @@ class Meter:
             self._call.reservation.usage = Usage(_count(self._told, "prompt"), _count(self._told, "completion"))
         elif self.was_at_work:
             self._call.reservation.usage = Usage(input_tokens(self._call), self._events, is_estimated=True)
+            self._call.reservation.is_unheard = not self._call.is_stream
 
 
 def _count(told: dict[str, Any], of: str) -> int:

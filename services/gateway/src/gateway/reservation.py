@@ -17,12 +17,14 @@ class Reservation:
     Without usage the call used nothing: it was refused, answered from the cache, or never reached a model.
     """
 
-    __slots__ = ("_holders", "_settle", "usage")
+    __slots__ = ("_holders", "_settle", "is_unheard", "usage")
 
     def __init__(self, settle: Callable[[Usage | None], None] = lambda _: None) -> None:
         self._settle = settle
         self._holders = 1
         self.usage: Usage | None = None
+        self.is_unheard = False
+        """A model was at work on a whole answer of which nothing came back: what it wrote is anybody's guess."""
 
     def hold(self) -> None:
         self._holders += 1

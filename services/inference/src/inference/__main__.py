@@ -13,16 +13,17 @@ from inference.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from opentelemetry.metrics import Meter
 
 
-def checked_app(settings: Settings) -> FastAPI:
+def checked_app(settings: Settings, *, meter: Meter | None = None) -> FastAPI:
     """Raises `BadSettingsError` for a catalogue that cannot be used, as for any other setting."""
     if settings.models_file is not None:
         try:
             read_file(settings.models_file, settings.named_secrets())
         except BadCatalogueError as error:
             raise BadSettingsError(f"INFERENCE_MODELS_FILE: {error}") from None
-    return create_app(settings)
+    return create_app(settings, meter=meter)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +20,19 @@ from inference.batching import Share
 from inference.content_capture import NO_CAPTURE, ContentCapture
 from inference.errors import AttemptFailedError
 from inference.metering import text_tokens
+from inference.operations import Operations
 from inference.upstream import REPORTED, answer_of, malformed, reported_error, transport_failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from opentelemetry.trace import Span, Tracer
 
     from common.errors import ServiceError
     from inference.batching import Batcher
     from inference.metering import AttemptUse
+    from inference.operations import Ended, Operation
     from inference.questions import Question
     from inference.router import Router
     from inference.targets import Target
@@ -54,45 +56,53 @@ class AnswerStream:
 
 
 class Answers:
-    def __init__(self, router: Router, batcher: Batcher, tracer: Tracer, capture: ContentCapture = NO_CAPTURE) -> None:
+    def __init__(
+        self,
+        router: Router,
+        batcher: Batcher,
+        tracer: Tracer,
+        record: Callable[[Ended], None] = lambda _: None,
+        capture: ContentCapture = NO_CAPTURE,
+    ) -> None:
+        """`record` is told of each operation once, when it is over."""
         self._router = router
         self._batcher = batcher
         self._tracer = tracer
+        self._operations = Operations(tracer, record)
         self._capture = capture
 
     async def whole(self, question: Question) -> WholeAnswer:
         """Raises `ServiceError`."""
 
-        async def attempt(target: Target, number: int) -> tuple[WholeAnswer, AttemptUse, dict[str, Any]]:
-            with self._attempt(question, target, number) as (span, use):
+        async def attempt(target: Target, number: int) -> tuple[WholeAnswer, dict[str, Any]]:
+            with self._attempt(question, target) as (span, use):
                 share = await self._ask(question, target, use)
-                span.set_attribute("spillway.batch.requests", share.requests)
+                span.set_attribute(conventions.BATCH_REQUESTS, share.requests)
+                use.rides_along = share.rides_along
                 told = answer_of(share.body)
                 use.report(told.get("usage"))
                 use.estimated_output_tokens = text_tokens(told) if use.output_tokens is None else 0
-                return WholeAnswer(share.body, number), use, told
+                return WholeAnswer(share.body, number), told
 
-        with spans.operation(self._tracer, question.operation, question.model, is_stream=False) as span:
-            captured = self._capture.begin(question, span)
-            answer, use, told = await self._router.run(question, attempt)
-        self._describe(span, question, use, spans.Told.of_answer(told))
+        with self._begin(question) as operation:
+            captured = self._capture.begin(question, operation.span)
+            answer, told = await self._router.run(question, attempt)
+        operation.describe(lambda: spans.Told.of_answer(told))
         captured.answer(told)
-        spans.finish(span, None, answer.attempts)
+        operation.end(None)
         return answer
 
     async def stream(self, question: Question) -> AnswerStream:
         """Return once the first event is there: until then a failure is a status, and may be retried."""
-        started = time.perf_counter()
 
         async def attempt(target: Target, number: int) -> _Opened:
-            with self._attempt(question, target, number) as (_, use):
+            with self._attempt(question, target) as (_, use):
                 return await self._open_stream(question, target, number, use)
 
-        with spans.operation(self._tracer, question.operation, question.model, is_stream=True) as span:
-            captured = self._capture.begin(question, span)
+        with self._begin(question) as operation:
+            captured = self._capture.begin(question, operation.span)
             opened = await self._router.run(question, attempt)
-        span.set_attribute(conventions.GEN_AI_TIME_TO_FIRST_CHUNK, time.perf_counter() - started)
-        span.add_event(conventions.FIRST_TOKEN)
+        operation.first_chunk()
 
         def trailer() -> bytes:
             opened.meter()
@@ -103,30 +113,30 @@ class Answers:
             await opened.response.aclose()
             question.route.end(error)
             opened.meter()
-            self._describe(span, question, opened.use, spans.Told.of_stream(opened.watch))
+            operation.describe(lambda: spans.Told.of_stream(opened.watch))
             captured.end()
-            spans.finish(span, error, opened.number)
+            operation.end(error)
 
         events = captured.events(opened.events(question.deadline, trailer))
         return AnswerStream(events, opened.number, trailer, close)
 
+    def _begin(self, question: Question) -> AbstractContextManager[Operation]:
+        return self._operations.begin(question, question.model and self._router.served.named(question.model))
+
     @contextlib.contextmanager
-    def _attempt(self, question: Question, target: Target, number: int) -> Iterator[tuple[Span, AttemptUse]]:
-        use = question.meter.begin(target.name, target.price)
-        with spans.attempt(self._tracer, number, target.name, question.model) as span:
+    def _attempt(self, question: Question, target: Target) -> Iterator[tuple[Span, AttemptUse]]:
+        use = question.meter.begin(target.name, target.price, question.route.asked_as)
+        with spans.attempt(self._tracer, question) as span:
             try:
                 yield span, use
             except AttemptFailedError as failed:
                 # A call that timed out may be running there still; an error in place of an answer is none.
                 use.was_taken_on = failed.reason == "timeout" or (use.was_taken_on and failed.reason != REPORTED)
+                use.rides_along = failed.rides_along
                 raise
             except asyncio.CancelledError:
                 use.was_taken_on = True
                 raise
-
-    def _describe(self, span: Span, question: Question, use: AttemptUse, told: spans.Told) -> None:
-        if span.is_recording():
-            spans.describe(span, told, question.meter.total(), use.details)
 
     async def _ask(self, question: Question, target: Target, use: AttemptUse) -> Share:
         async def ask(body: Mapping[str, Any], deadline: Deadline) -> bytes:
@@ -170,7 +180,7 @@ class Answers:
         return await target.upstream.open(
             "POST" if body else "GET",
             question.path,
-            content=orjson.dumps(target.rewritten(body)) if body else None,
+            content=orjson.dumps(target.rewritten(body, question.route.asked_as)) if body else None,
             request_id=question.request_id,
             read_timeout_s=read_timeout_s,
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from opentelemetry import metrics, trace
+from opentelemetry import trace
+from opentelemetry.metrics import NoOpMeter
 from stamina.instrumentation import set_on_retry_hooks
 
 from common import telemetry
@@ -25,6 +26,7 @@ from inference.catalogue import Batching, TargetSpec, Timeouts
 from inference.content_capture import ContentCapture
 from inference.dependencies import State
 from inference.live_catalogue import LiveCatalogue
+from inference.metrics import Metrics
 from inference.router import Router
 from inference.routes import catalogue, openai
 from inference.served_models import ServedModels, Workshop
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
-    from opentelemetry.metrics import MeterProvider
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
 
 
@@ -43,33 +45,31 @@ def create_app(
     settings: Settings | None = None,
     *,
     tracer_provider: TracerProvider | None = None,
-    meter_provider: MeterProvider | None = None,
+    meter: Meter | None = None,
 ) -> FastAPI:
     """Build the service. Readiness asks no upstream: a model that is away is an answer, not a reason to restart."""
     settings = settings or load(Settings)
     provider = tracer_provider or telemetry.provider_from_environment("inference")
     health = Health()
-    in_flight = metrics.get_meter("inference", meter_provider=meter_provider).create_up_down_counter(
-        "spillway.inference.in_flight", "{request}", "Requests that are being answered, streams included."
-    )
     shedder = Shedder(max_lag_s=settings.max_lag_s)
     set_on_retry_hooks([])  # retries are span events of ours; the default hook would log them a second time
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
-            router = await _routing(stack, settings)
+            router, live = await _routing(stack, settings)
+            metrics = Metrics(meter or NoOpMeter("inference"), router, live)
             await stack.enter_async_context(watching(shedder, memory_gauge()))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
-            batcher = await stack.enter_async_context(Batcher().running())
+            batcher = await stack.enter_async_context(Batcher(metrics.note_items).running())
             yield State(
-                in_flight=in_flight,
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "inference"),
                 router=router,
                 answers=Answers(
                     router,
                     batcher,
                     trace.get_tracer("inference", tracer_provider=provider),
+                    metrics.record,
                     ContentCapture(is_on=settings.capture_content, max_bytes=settings.capture_max_bytes),
                 ),
             )
@@ -81,11 +81,12 @@ def create_app(
         health=health,
         routers=[openai.router, catalogue.router],
         tracer_provider=provider,
+        meter=meter,
         shedder=shedder,
     )
 
 
-async def _routing(stack: contextlib.AsyncExitStack, settings: Settings) -> Router:
+async def _routing(stack: contextlib.AsyncExitStack, settings: Settings) -> tuple[Router, LiveCatalogue | None]:
     policy = Policy(
         retry_budget=settings.retry_budget,
         throttle_ratio=settings.throttle_ratio,
@@ -96,7 +97,7 @@ async def _routing(stack: contextlib.AsyncExitStack, settings: Settings) -> Rout
     client.event_hooks = {"response": [bounded.cap_error]}
     workshop = Workshop(client, policy)
     if settings.models_file is None:
-        return Router(_open_door(workshop, settings), policy, max_attempts=settings.max_attempts)
+        return Router(_open_door(workshop, settings), policy, max_attempts=settings.max_attempts), None
     live = LiveCatalogue(settings.models_file, settings.named_secrets(), poll_s=settings.models_poll_s)
     router = Router(workshop.serve(live.current, live.secrets), policy, max_attempts=settings.max_attempts)
 
@@ -104,7 +105,7 @@ async def _routing(stack: contextlib.AsyncExitStack, settings: Settings) -> Rout
         router.served = workshop.serve(live.current, live.secrets, router.served)
 
     await stack.enter_async_context(live.watching(lambda _: replace()))
-    return router
+    return router, live
 
 
 def _open_door(workshop: Workshop, settings: Settings) -> ServedModels:

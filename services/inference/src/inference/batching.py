@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from inference.errors import AttemptFailedError
-from inference.joining import UnsplittableError, joined, part_of, split
+from inference.joining import UnsplittableError, items_of, joined, part_of, split
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping
@@ -39,6 +39,8 @@ class Share:
     body: bytes
     requests: int
     """How many that call answered."""
+    rides_along: bool = False
+    """The call is another's to report: each has one request that does not ride along."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,7 +63,9 @@ class _Batch:
 class Batcher:
     """Joins requests of one kind (`kind` names the target; the parts' equal fields are added to it)."""
 
-    def __init__(self) -> None:
+    def __init__(self, note_items: Callable[[int], object] = lambda _: None) -> None:
+        """`note_items` is told of each upstream call how many inputs it has."""
+        self._note_items = note_items
         self._gathering: dict[Hashable, _Batch] = {}
         self._under_way: dict[Hashable, int] = {}
         self._calls: set[asyncio.Task[None]] = set()
@@ -91,11 +95,11 @@ class Batcher:
         """
         part = part_of(body, batching.max_items)
         if part is None:
-            return Share(await ask(body, deadline), 1)
+            return await self._alone(body, deadline, ask)
         key = (kind, part.fields)
         if not self._under_way.get(key):
             with self._counted(key):
-                return Share(await ask(body, deadline), 1)
+                return await self._alone(body, deadline, ask)
         member = _Member(part, body, deadline, asyncio.get_running_loop().create_future())
         batch = self._join(key, member, batching, ask)
         try:
@@ -103,7 +107,11 @@ class Batcher:
         except asyncio.CancelledError:
             self._leave(key, batch, member)
             raise
-        return share if share is not None else Share(await ask(body, deadline), 1)
+        return share if share is not None else await self._alone(body, deadline, ask)
+
+    async def _alone(self, body: Mapping[str, Any], deadline: Deadline, ask: Ask) -> Share:
+        self._note_items(items_of(body))
+        return Share(await ask(body, deadline), 1)
 
     def _join(self, key: Hashable, member: _Member, batching: Batching, ask: Ask) -> _Batch:
         batch = self._gathering.get(key)
@@ -145,6 +153,7 @@ class Batcher:
         try:
             with self._counted(key):
                 # As long as the most patient waits; the others leave when their own time is up.
+                self._note_items(sum(len(part.items) for part in parts))
                 longest = max((member.deadline for member in members), key=lambda deadline: deadline.remaining_s())
                 answer = await ask(joined(members[0].body, parts) if is_joined else members[0].body, longest)
             bodies = split(answer, parts) if is_joined else [answer]
@@ -154,14 +163,14 @@ class Batcher:
             if not is_joined:
                 _tell(members, failed)
             elif failed.is_retryable or failed.reason in _OURS:
-                for member in members:
-                    _tell([member], _in_our_words(failed))
+                for number, member in enumerate(_waiting(members)):
+                    _tell([member], _in_our_words(failed, rides_along=number > 0))
             else:
                 _ask_alone(members)
         else:
-            for member, body in zip(members, bodies, strict=True):
-                if not member.answer.done():
-                    member.answer.set_result(Share(body, len(members)))
+            answers = dict(zip(members, bodies, strict=True))
+            for number, member in enumerate(_waiting(members)):
+                member.answer.set_result(Share(answers[member], len(members), rides_along=number > 0))
 
     def _forget(self, batch: _Batch, call: asyncio.Task[None]) -> None:
         """Whatever ended the call, nobody waits for it for ever."""
@@ -183,21 +192,23 @@ class Batcher:
                 del self._under_way[key]
 
 
+def _waiting(members: list[_Member]) -> list[_Member]:
+    return [member for member in members if not member.answer.done()]
+
+
 def _ask_alone(members: list[_Member]) -> None:
-    for member in members:
-        if not member.answer.done():
-            member.answer.set_result(None)
+    for member in _waiting(members):
+        member.answer.set_result(None)
 
 
 def _tell(members: list[_Member], error: BaseException) -> None:
-    for member in members:
-        if not member.answer.done():
-            member.answer.set_exception(error)
+    for member in _waiting(members):
+        member.answer.set_exception(error)
 
 
-def _in_our_words(failed: AttemptFailedError) -> AttemptFailedError:
+def _in_our_words(failed: AttemptFailedError, *, rides_along: bool) -> AttemptFailedError:
     """The same failure for one of those who shared it: an exception of its own that quotes no neighbour."""
     shared = failed.error
     error = type(shared)("The upstream did not answer a joined request.", code=shared.code, headers=shared.headers)
-    error.status = shared.status
-    return replace(failed, error=error)
+    error.status, error.scope, error.is_told = shared.status, shared.scope, shared.is_told
+    return replace(failed, error=error, rides_along=rides_along)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,8 @@ FIRST_REST_S = 2.0
 LONGEST_REST_S = 30.0
 _MOST_SAMPLES = 1_000
 _JITTER = (0.8, 1.2)
+
+State = Literal["closed", "half_open", "open"]
 
 
 class Breaker:
@@ -43,6 +45,13 @@ class Breaker:
     @property
     def is_open(self) -> bool:
         return self._open_until is not None
+
+    @property
+    def state(self) -> State:
+        """Half open: due for its probe, or being probed."""
+        if self._open_until is None:
+            return "closed"
+        return "half_open" if self._is_probing or self._clock() >= self._open_until else "open"
 
     @property
     def admits(self) -> bool:

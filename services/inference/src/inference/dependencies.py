@@ -6,7 +6,6 @@ from typing import Annotated, Any, TypedDict, cast
 
 import orjson
 from fastapi import Depends, Request
-from opentelemetry.metrics import UpDownCounter
 
 from common import wire
 from common.deadline import Deadline, positive_number
@@ -22,7 +21,6 @@ DEFAULT_TIMEOUT_MS = "120000"
 
 
 class State(TypedDict):
-    in_flight: UpDownCounter
     verifier: HopVerifier
     router: Router
     answers: Answers
@@ -54,14 +52,11 @@ Asked = Annotated[dict[str, Any], Depends(asked)]
 
 
 def question(request: Request, operation: str, path: str, body: dict[str, Any] | None) -> Question:
-    """It is in flight, its route ends with the answer, and its log line says what it used, whatever ends it."""
+    """Its route ends with the answer, and its log line says what it used, whatever ends it."""
     body = body or {}
     choices = body.get("n")
     state = request.scope["state"]
     meter = Meter(body)
-    attributes = {"gen_ai.operation.name": operation}
-    state["in_flight"].add(1, attributes)
-    state["ending"].callback(state["in_flight"].add, -1, attributes)
     state["ending"].callback(lambda: state["log"].update(meter.log_fields()))
     route = Route()
     state["ending"].callback(route.end)

@@ -20,6 +20,14 @@ class AttemptFailedError(Exception):
     is_retryable: bool = False
     retry_after_s: float | None = None
     """What the upstream asked for."""
+    rides_along: bool = False
+    """The call was joined with others', and its failure is another's to report."""
 
     def __str__(self) -> str:
         return self.reason
+
+
+def error_type(error: ServiceError) -> str:
+    """A word of ours for what failed, for spans and metrics: an error's own code may be its upstream's words."""
+    cause = error.__cause__
+    return cause.reason if isinstance(cause, AttemptFailedError) else error.code or error.type

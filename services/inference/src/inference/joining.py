@@ -49,6 +49,12 @@ def part_of(body: Mapping[str, Any], max_items: int) -> Part | None:
     return Part(orjson.dumps([rest, is_text], option=orjson.OPT_SORT_KEYS), items, weight)
 
 
+def items_of(body: Mapping[str, Any]) -> int:
+    """How many inputs a request has."""
+    given = body.get("input")
+    return len(given) if isinstance(given, list) and not _are_tokens(given) else 1
+
+
 def _are_tokens(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
 

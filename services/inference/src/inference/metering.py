@@ -32,6 +32,8 @@ class AttemptUse:
 
     target: str
     price: Price | None
+    model: str = ""
+    """The public name under which the target was asked."""
     was_taken_on: bool = False
     """The upstream began to answer, or may have: its prompt counts."""
     input_tokens: int | None = None
@@ -40,6 +42,8 @@ class AttemptUse:
     details: dict[str, int] = field(default_factory=dict)
     """Tokens within those: `cache_read.input_tokens`, `reasoning.output_tokens`."""
     estimated_output_tokens: int = 0
+    rides_along: bool = False
+    """Its call was joined with others', and is another request's to count."""
 
     def report(self, usage: object) -> None:
         """Take an upstream's usage object over, if it is one."""
@@ -75,8 +79,8 @@ class Meter:
         self._prompt_tokens: int | None = None
         self.attempts: list[AttemptUse] = []
 
-    def begin(self, target: str, price: Price | None) -> AttemptUse:
-        use = AttemptUse(target, price)
+    def begin(self, target: str, price: Price | None, model: str = "") -> AttemptUse:
+        use = AttemptUse(target, price, model)
         self.attempts.append(use)
         return use
 

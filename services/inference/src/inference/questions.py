@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from common.deadline import Deadline
     from common.errors import ServiceError
-    from inference.targets import Lease
+    from inference.targets import Lease, Target
 
 MOST_ATTEMPTS = 3
 
@@ -21,14 +21,27 @@ MOST_ATTEMPTS = 3
 class Route:
     """Which target answers a question. The place that the answer takes there is given back by `end`, once."""
 
-    __slots__ = ("_lease", "attempts", "model", "target")
+    __slots__ = ("_lease", "asked", "asked_as", "attempts", "model", "target", "why")
 
     def __init__(self) -> None:
         self.model: str | None = None
         """Public name of the model that gave the answer."""
         self.target: str | None = None
         self.attempts = 0
+        self.asked: Target | None = None
+        """Of the newest attempt."""
+        self.asked_as = ""
+        """The public name of the model that it was asked for there."""
+        self.why = ""
+        """The reason of the newest attempt: `first`, `larger`, or what the one before failed of."""
         self._lease: Lease | None = None
+
+    def begin(self, number: int, model: str, target: Target, why: str) -> None:
+        """An attempt begins."""
+        self.attempts = number
+        self.why = why
+        self.asked = target
+        self.asked_as = model
 
     def lead_to(self, model: str, lease: Lease) -> None:
         """The target has begun to answer."""

@@ -8,12 +8,13 @@ budget of the target that failed. Source: https://sre.google/sre-book/handling-o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections import Counter
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import stamina
 from opentelemetry import trace
 
-from common import wire
+from common import conventions, wire
 from common.deadline import HOP_RESERVE_S, LEAST_USEFUL_S
 from common.errors import InvalidRequest, ServiceError, Unavailable
 from inference.choice import choose
@@ -56,8 +57,8 @@ class Router:
         """Replaced by a reload; a question stays with the version that it began with."""
         self.requests = 0
         self.attempts = 0
-        self.fallbacks = 0
-        """Answers that another model gave than the one that was asked for."""
+        self.fallbacks: Counter[tuple[str, str]] = Counter()
+        """Answers that another model gave than the one that was asked for, by both names."""
         self._policy = policy
         self._max_attempts = max_attempts
 
@@ -77,18 +78,20 @@ class Router:
             ):
                 with round_:
                     lease = await journey.next_call()
-                    route.attempts = journey.number
+                    route.begin(journey.number, journey.model.name, lease.target, journey.why)
                     self.attempts += 1
                     answer = await _tried(attempt, lease, journey.number)
                     journey.arrived()
-                    self.fallbacks += journey.model.name != question.model
+                    if journey.model.name != question.model:
+                        self.fallbacks[question.model, journey.model.name] += 1
                     route.lead_to(journey.model.name, lease)
                     return answer
         except AttemptFailedError as failed:
-            raise journey.told(failed.error) from failed
+            journey.tell(failed.error)
+            raise failed.error from failed
         except ServiceError as error:
             if journey.number:
-                raise journey.told(error) from error
+                journey.tell(error)
             raise
         raise AssertionError("unreachable")
 
@@ -123,10 +126,17 @@ class Journey:
         self._tried: list[Target] = []
         self._timeouts = 0
         self._drawn: tuple[Target, float] | None = None
-        self._last_error: ServiceError | None = None
+        self._last_failure: AttemptFailedError | None = None
         self._slot = Slot(0)
         if not any(target.is_able(question.body) for target in self.model.targets()):
             raise InvalidRequest("The request asks for more than this model gives.", param=self._over(question))
+
+    @property
+    def why(self) -> str:
+        """There is this attempt: it is the first, the prompt was too long for the model, or what failed before."""
+        if self._last_failure is None:
+            return "first"
+        return "larger" if self._last_failure.error.code == TOO_LONG else self._last_failure.reason
 
     async def next_call(self) -> Lease:
         """The next target, with a slot of it taken. Raises `Saturated`, `Throttled`, or the last attempt's error."""
@@ -134,7 +144,7 @@ class Journey:
         question.deadline.budget_s()  # nothing starts for a caller who is about to leave
         model, target = await self._found()
         if model is not self.model:
-            trace.get_current_span().add_event("fallback", {"model": model.name, "target": target.name})
+            trace.get_current_span().add_event(conventions.FALLBACK, {"model": model.name, "target": target.name})
         self.model = model
         self.number += 1
         self._tried.append(target)
@@ -146,16 +156,15 @@ class Journey:
             target, cost = self._drawn
             target.budget.earn(cost)
 
-    def told(self, error: ServiceError) -> ServiceError:
+    def tell(self, error: ServiceError) -> None:
         error.headers[wire.ATTEMPTS] = str(self.number)
         error.headers[wire.SHOULD_RETRY] = "false"
-        return error
 
     def wait_before_next(self, error: Exception) -> bool | float:
         """Seconds to the next attempt; False when there is to be none."""
         if not isinstance(error, AttemptFailedError) or self.number >= self.max_attempts:
             return False
-        self._last_error = error.error
+        self._last_failure = error
         if error.error.code == TOO_LONG:  # another request in all but name: not one of the caller's attempts
             return self._turned_to_larger()
         self._timeouts += error.reason == "timeout"
@@ -170,10 +179,11 @@ class Journey:
             return False
         cost = failed.budget.draw(error.reason)
         if cost is None:
-            trace.get_current_span().add_event("retry_budget_exhausted", {"target": failed.name})
+            trace.get_current_span().add_event(conventions.RETRY_BUDGET_EXHAUSTED, {"target": failed.name})
             return False
         self._drawn = (failed, cost)
-        trace.get_current_span().add_event("retry", {"reason": error.reason, "wait_s": round(wait_s, 3)})
+        failed.retries[error.reason] += 1
+        trace.get_current_span().add_event(conventions.RETRY, {"reason": error.reason, "wait_s": round(wait_s, 3)})
         return wait_s
 
     def _turned_to_larger(self) -> bool | float:
@@ -217,11 +227,17 @@ class Journey:
             if found is not None:
                 return model, found
             was_throttled, was_saturated = was_throttled or throttled, was_saturated or not throttled
-        if was_saturated:
-            raise self._last_error or Saturated("The model has as many calls as it can take.")
-        if was_throttled:
-            raise self._last_error or Throttled("The model's upstream refuses most calls; this one was not sent.")
+        if was_saturated or was_throttled:
+            self._give_up(is_throttled=not was_saturated)
         return await self._last_resort()
+
+    def _give_up(self, *, is_throttled: bool) -> NoReturn:
+        """Nobody can be asked: what the last attempt failed with says more than that."""
+        if self._last_failure is not None:
+            raise self._last_failure.error from self._last_failure
+        if is_throttled:
+            raise Throttled("The model's upstream refuses most calls; this one was not sent.")
+        raise Saturated("The model has as many calls as it can take.")
 
     async def _last_resort(self) -> tuple[ServedModel, Target]:
         """All are ejected, at rest or tried: one is asked all the same. A model is never left without any target."""
@@ -230,11 +246,11 @@ class Journey:
         able = [target for target, rest_s in rests.items() if rest_s == min(rests.values())]
         found, throttled = self._at_once(able)
         if throttled:
-            raise self._last_error or Throttled("The model's upstream refuses most calls; this one was not sent.")
+            self._give_up(is_throttled=True)
         if found is None:
             found = await self._after_waiting(choose(able, self._policy.random))
         if found is None:
-            raise self._last_error or Saturated("The model has as many calls as it can take.")
+            self._give_up(is_throttled=False)
         return self._asked_for, found
 
     def _at_once(self, targets: Sequence[Target]) -> tuple[Target | None, bool]:

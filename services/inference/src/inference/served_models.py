@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 NO_KEY = "none"
 _NAME = re.compile(NAME)
 OPEN_REVISION = "any-model"
+OTHER = "other"
 
 
 class ModelNotFound(NotFound):
@@ -75,11 +76,27 @@ class ServedModels:
         except KeyError:
             raise ModelNotFound from None
 
-    def targets(self) -> Iterable[Target]:
+    def named(self, name: str) -> str:
+        """`name` if it may stand in a span: it is served; else `other`, because a caller may call a model anything."""
         if self._anything is not None:
-            yield self._anything
+            return name if _NAME.fullmatch(name) else OTHER
+        return name if name in self.models else OTHER
+
+    def label(self, name: str) -> str:
+        """`name` if it may stand in a metric: the catalogue has it; else `other`, so that there are no more labels."""
+        return name if name in self.models else OTHER
+
+    def targets(self) -> Iterable[Target]:
+        for _, target in self.labelled_targets():
+            yield target
+
+    def labelled_targets(self) -> Iterable[tuple[str, Target]]:
+        """Each with the label of its model."""
+        if self._anything is not None:
+            yield OTHER, self._anything
         for model in self.models.values():
-            yield from model.targets()
+            for target in model.targets():
+                yield model.name, target
 
     def published(self) -> wire.Catalogue:
         if self.catalogue is None:

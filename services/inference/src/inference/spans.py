@@ -1,6 +1,6 @@
 """The spans of an operation and of its attempts, in OpenTelemetry's GenAI names. No message of anybody gets into them.
 
-Source: https://github.com/open-telemetry/semantic-conventions-genai, in development; a renaming happens here alone.
+Source: https://github.com/open-telemetry/semantic-conventions-genai, in development.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from common.errors import ServiceError
+from common import conventions
 from inference.errors import AttemptFailedError
+from inference.targets import CANCELLED, OK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,60 +24,72 @@ if TYPE_CHECKING:
 
     from common.sse import ChatStream
     from common.usage import Usage
+    from inference.questions import Question
 
 PROVIDER = "openai"
 """The wire's flavour, whoever speaks it."""
 _LONGEST_TEXT = 256
 
 
-@contextlib.contextmanager
-def operation(tracer: Tracer, name: str, model: str, *, is_stream: bool) -> Iterator[Span]:
-    """The span of a whole operation; it ends here if the body fails, else with `finish`."""
+def start(tracer: Tracer, question: Question, model: str) -> Span:
+    """The span of a whole operation. `model` is what may be said of the model that is asked for."""
     span = tracer.start_span(
-        f"{name} {model}".rstrip(),
+        conventions.OPERATION.format(operation=question.operation, model=model).rstrip(),
         kind=SpanKind.CLIENT,
         attributes={
-            "gen_ai.operation.name": name,
-            "gen_ai.provider.name": PROVIDER,
-            "gen_ai.request.model": model,
-            "gen_ai.request.stream": is_stream,
+            conventions.GEN_AI_OPERATION: question.operation,
+            conventions.GEN_AI_PROVIDER: PROVIDER,
+            conventions.GEN_AI_REQUEST_MODEL: model,
+            conventions.GEN_AI_REQUEST_STREAM: question.is_stream,
         },
     )
-    with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-        try:
-            yield span
-        except ServiceError as error:
-            finish(span, error)
-            raise
-        except BaseException:  # the client left (not the model's error), or what nobody foresaw: it goes on its way
-            span.end()
-            raise
+    if span.is_recording():
+        asked = question.body
+        tokens, temperature = asked.get("max_completion_tokens", asked.get("max_tokens")), asked.get("temperature")
+        if type(tokens) is int:
+            span.set_attribute(conventions.GEN_AI_REQUEST_MAX_TOKENS, tokens)
+        if type(temperature) in (int, float):
+            span.set_attribute(conventions.GEN_AI_REQUEST_TEMPERATURE, temperature)
+    return span
 
 
 @contextlib.contextmanager
-def attempt(tracer: Tracer, number: int, target: str, model: str) -> Iterator[Span]:
-    """The span of one attempt, ended with its reason: an exception's own message may quote the upstream."""
-    span = tracer.start_span(
-        "attempt",
-        kind=SpanKind.CLIENT,
-        attributes={
-            "spillway.attempt.number": number,
-            "spillway.target": target,
-            "gen_ai.provider.name": PROVIDER,
-            "gen_ai.request.model": model,
-        },
-    )
+def attempt(tracer: Tracer, question: Question) -> Iterator[Span]:
+    """The span of one attempt, ended with its outcome: an exception's own message may quote the upstream."""
+    route = question.route
+    span = tracer.start_span(conventions.ATTEMPT, kind=SpanKind.CLIENT)
+    if span.is_recording() and route.asked is not None:
+        target = route.asked
+        span.set_attributes(
+            {
+                conventions.ATTEMPT_NUMBER: route.attempts,
+                conventions.ATTEMPT_REASON: route.why,
+                conventions.TARGET: target.name,
+                conventions.SERVER_ADDRESS: target.upstream.address,
+                conventions.SERVER_PORT: target.upstream.port,
+                conventions.GEN_AI_PROVIDER: PROVIDER,
+                conventions.GEN_AI_REQUEST_MODEL: target.name_for(route.asked_as),
+            }
+        )
+        if route.asked_as != question.model:
+            span.set_attribute(conventions.FALLBACK_MODEL, route.asked_as)
+    outcome = CANCELLED
     with trace.use_span(span, record_exception=False, set_status_on_exception=False):
         try:
             yield span
+            outcome = OK
         except AttemptFailedError as failed:
-            span.set_attribute("error.type", failed.reason)
-            span.set_status(Status(StatusCode.ERROR))
+            outcome = failed.reason
+            fail(span, outcome)
             raise
-        except asyncio.CancelledError:
-            span.set_attribute("error.type", "cancelled")
+        except asyncio.CancelledError:  # the caller left: no error of the upstream's
+            raise
+        except Exception as error:
+            outcome = type(error).__name__
+            fail(span, outcome)
             raise
         finally:
+            span.set_attribute(conventions.ATTEMPT_OUTCOME, outcome)
             span.end()
 
 
@@ -105,30 +118,29 @@ class Told:
         return cls(stream.response_id, stream.response_model, stream.finish_reasons)
 
 
-def describe(span: Span, told: Told, usage: Usage | None, details: Mapping[str, int]) -> None:
+def describe(span: Span, told: Told) -> None:
     if told.response_id:
-        span.set_attribute("gen_ai.response.id", told.response_id)
+        span.set_attribute(conventions.GEN_AI_RESPONSE_ID, told.response_id)
     if told.response_model:
-        span.set_attribute("gen_ai.response.model", told.response_model)
+        span.set_attribute(conventions.GEN_AI_RESPONSE_MODEL, told.response_model)
     if told.finish_reasons:
-        span.set_attribute("gen_ai.response.finish_reasons", told.finish_reasons)
-    if usage is not None:
-        span.set_attribute("gen_ai.usage.input_tokens", usage.input_tokens)
-        span.set_attribute("gen_ai.usage.output_tokens", usage.output_tokens)
-        span.set_attribute("spillway.usage.is_estimated", usage.is_estimated)
-        if usage.cost_usd is not None:
-            span.set_attribute("spillway.cost_usd", usage.cost_usd)
+        span.set_attribute(conventions.GEN_AI_FINISH_REASONS, told.finish_reasons)
+
+
+def use(span: Span, usage: Usage, details: Mapping[str, int]) -> None:
+    """`details`: of the attempt that answered, what is within its tokens."""
+    span.set_attribute(conventions.GEN_AI_INPUT_TOKENS, usage.input_tokens)
+    span.set_attribute(conventions.GEN_AI_OUTPUT_TOKENS, usage.output_tokens)
+    span.set_attribute(conventions.USAGE_IS_ESTIMATED, usage.is_estimated)
+    if usage.cost_usd is not None:
+        span.set_attribute(conventions.COST_USD, usage.cost_usd)
     for name, tokens in details.items():
-        span.set_attribute(f"gen_ai.usage.{name}", tokens)
+        span.set_attribute(f"{conventions.GEN_AI_USAGE}{name}", tokens)
 
 
-def finish(span: Span, error: ServiceError | None, attempts: int | None = None) -> None:
-    if attempts is not None:
-        span.set_attribute("spillway.attempts", attempts)
-    if error is not None and error.code != "client_gone":
-        span.set_attribute("error.type", error.code or error.type)
-        span.set_status(Status(StatusCode.ERROR))
-    span.end()
+def fail(span: Span, error_type: str) -> None:
+    span.set_attribute(conventions.ERROR_TYPE, error_type)
+    span.set_status(Status(StatusCode.ERROR))
 
 
 def _text(value: object) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from random import random, uniform
 from typing import TYPE_CHECKING, Any
 
+from common.errors import ClientGone
 from common.wire import Price
 from inference.breaker import Breaker
 from inference.concurrency import ConcurrencyLimit
@@ -35,6 +37,9 @@ _ANSWERED = frozenset(
 _CALLERS_FAULT = _ANSWERED - {"status_404"}
 """No error of a canary's; a 404 is: its provider does not know the model."""
 _NO_FAULT_OF_THE_TARGET = frozenset({"client_gone", "client_stalled", "deadline_exceeded", "draining"})
+OK = "ok"
+CANCELLED = "cancelled"
+"""The caller left, or nobody foresaw what happened: the call said nothing about the target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +77,10 @@ class Target:
         self.attempts = 0
         self.failures: dict[str, int] = {}
         """By reason."""
+        self.outcomes: Counter[str] = Counter()
+        """Calls that are over: `ok`, `cancelled`, or why they failed, in words of ours."""
+        self.retries: Counter[str] = Counter()
+        """Of its failures, by reason: those that were tried again, here or elsewhere."""
         self._clock = policy.clock
         self._rests_until = 0.0
         self._last_sign = policy.clock()
@@ -97,10 +106,17 @@ class Target:
         tokens = [body.get(name) for name in ("max_tokens", "max_completion_tokens")]
         return _within(caps.max_output_tokens, *tokens) and _within(caps.choices, body.get("n"))
 
-    def rewritten(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The request with the provider's name of the model; the very same if that is the public one."""
-        name = self.spec.model
-        return body if name is None or body.get("model") == name else {**body, "model": name}
+    def name_for(self, public_name: str) -> str:
+        """What the provider calls the model of that public name."""
+        return self.spec.model or public_name
+
+    def rewritten(self, body: Mapping[str, Any], public_name: str) -> Mapping[str, Any]:
+        """The request with the provider's name of the model; the very same if it has that already.
+
+        `public_name` is that of the model which is asked, not the one that was asked for: it may be its fallback.
+        """
+        name = self.name_for(public_name)
+        return body if body.get("model") == name else {**body, "model": name}
 
     def begin(self, slot: Slot, canary: Canary | None, *, is_stream: bool) -> Lease:
         """A call begins, in a slot that has been taken."""
@@ -162,11 +178,12 @@ class Lease:
     started: float
     clock: Callable[[], float]
     _is_over: bool = field(default=False, init=False)
-    _is_judged: bool = field(default=False, init=False)
+    _outcome: str | None = field(default=None, init=False)
+    """None: the call has not been judged."""
 
     def answered(self) -> None:
         """It gave a whole answer, or the first event of a stream, which goes on."""
-        self._is_judged = True
+        self._outcome = OK
         self.target.sign_of_life()
         self.target.note_success(is_probe=self.is_probe)
         if self.canary is not None:
@@ -174,7 +191,7 @@ class Lease:
             self.canary.note(self.target.name, is_error=False, ttft_s=ttft_s)
 
     def failed(self, failed: AttemptFailedError) -> None:
-        self._is_judged = True
+        self._outcome = failed.reason
         if failed.reason not in ("timeout", "connect"):
             self.target.sign_of_life()
         self.target.note_failure(failed, self.slot, is_probe=self.is_probe)
@@ -187,13 +204,19 @@ class Lease:
             return
         self._is_over = True
         self.target.concurrency.release()
-        if not self._is_judged:
+        self.target.outcomes[self._outcome_with(error)] += 1
+        if self._outcome is None:
             self.target.throttle.withdrawn()
             self.target.breaker.abandoned(is_probe=self.is_probe)
         elif error is not None and error.code not in _NO_FAULT_OF_THE_TARGET:
             self.target.note_break(error.code or error.type)
             if self.canary is not None:
                 self.canary.note(self.target.name, is_error=True)
+
+    def _outcome_with(self, error: ServiceError | None) -> str:
+        if self._outcome is None or (error is not None and error.code == ClientGone.code):
+            return CANCELLED
+        return self._outcome if error is None else error.code or error.type
 
 
 def _within(cap: int | None, *asked: object) -> bool:

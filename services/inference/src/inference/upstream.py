@@ -9,6 +9,7 @@ from __future__ import annotations
 import email.utils
 import time
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -45,6 +46,7 @@ class Upstream:
         api_version: str | None = None,
     ) -> None:
         self._base_url = base_url.rstrip("/")
+        self.address, self.port = _address_of(base_url)
         self._api_key = api_key
         self._connect_timeout_s = connect_timeout_s
         self._query = f"?api-version={api_version}" if api_version else ""
@@ -110,6 +112,7 @@ class Upstream:
                 message, param=self._redacted(told.get("param")), code=self._redacted(told.get("code")), headers=headers
             )
             shown.status = status
+            shown.scope, shown.is_told = "upstream", True
         else:
             shown = UpstreamFailed(f"The upstream answered with status {status}.", headers=headers)
         return AttemptFailedError(
@@ -118,6 +121,12 @@ class Upstream:
 
     def _redacted(self, text: object) -> str | None:
         return text.replace(self._api_key, "[redacted]")[:_LONGEST_TEXT] if isinstance(text, str) else None
+
+
+def _address_of(base_url: str) -> tuple[str, int]:
+    """Host and port, for spans and metrics."""
+    url = urlsplit(base_url)
+    return url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
 
 
 def transport_failure(error: BaseException) -> AttemptFailedError:

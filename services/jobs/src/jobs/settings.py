@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import Secret, ServiceSettings
+from common.settings import BaseUrl, Secret, ServiceSettings, StoreUrl
 
 HEARTBEATS_MISSED = 0.8
 """The part of a lease without a heartbeat after which a worker stops a job itself: before anybody else starts it."""
@@ -16,7 +16,7 @@ HEARTBEATS_MISSED = 0.8
 class QueueSettings(ServiceSettings):
     """What both processes need to know of the queue; set both ends alike."""
 
-    state_url: SecretStr
+    state_url: StoreUrl
     """The *state* store, which never loses what it acknowledged. Secret, because it may carry a password."""
     seal_secret: Secret
     """Requests, results and chunks lie sealed in the store, under keys derived from it."""
@@ -57,7 +57,7 @@ class WorkerSettings(QueueSettings):
     drain_delay_s: float = Field(default=0, ge=0, le=120)
     """Nobody sends it requests: it stops claiming and gives its jobs back at once."""
     drain_timeout_s: float = Field(default=5, ge=0, le=3600)
-    gateway_url: str = Field(default="http://127.0.0.1:8080", pattern=r"^https?://")
+    gateway_url: BaseUrl = "http://127.0.0.1:8080"
     gateway_hop_secret: Secret
     """Signs the replayed requests."""
     concurrency: int = Field(default=16, ge=1, le=1_000)

@@ -106,7 +106,7 @@ def test_a_rate_takes_a_request_and_nothing_else() -> None:
     limits = Limits(6, 100, 1, 1.0, 2.0)
     demand = rate_of(scopes_of(call_under(Policy(limits)).caller, "m"))
     assert (demand.tokens, demand.cost) == (0, 0)
-    assert demand.claims[0].words() == (10_000_000, -1, -1, -1, -1, 0)
+    assert demand.claims[0].words() == (10_000_000, 0, -1, -1, -1, 0)
     assert not demand.claims[0].has_budget
 
 

@@ -152,6 +152,32 @@ async def test_an_answer_teaches_and_an_estimate_does_not() -> None:
     assert limiter.experience.output_tokens("k1", "m") <= 21
 
 
+async def test_a_call_that_is_admitted_twice_is_settled_twice() -> None:
+    settled = Settled()
+    limiter, call = _limiter(Store(ADMITTED, ADMITTED), settled=settled), call_under(SIX, max_tokens=10)
+    for admission in [await limiter.admit(call), await limiter.admit(call)]:
+        admission.reservation.release()
+    first, second = (keys[0] for keys, _ in settled.told)
+    assert first != second
+
+
+@pytest.mark.parametrize(("passed_s", "written"), [(0.0, 0), (0.25, 25), (60.0, 100)])
+async def test_a_whole_answer_that_was_given_up_costs_its_share_of_what_was_reserved(
+    passed_s: float, written: int
+) -> None:
+    limiter = _limiter(Store(ADMITTED))
+    now = 0.0
+    limiter.clock = lambda: now
+    told = limiter.ledger = Told()
+    admission = await limiter.admit(call_under(SIX, max_tokens=100))
+    now = passed_s
+    admission.reservation.usage = Usage(20, 0, is_estimated=True)
+    admission.reservation.is_unheard = True
+    admission.reservation.release()
+    ((_, measures),) = told.rows_told
+    assert (measures["input_tokens"], measures["output_tokens"]) == (20, written)
+
+
 class Told(Ledger):
     def __init__(self) -> None:
         super().__init__(None)

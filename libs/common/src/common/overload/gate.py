@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING
 from common import wire
 from common.errors import BatchOverloaded, Overloaded, envelope
 from common.health import PATHS as HEALTH_PATHS
+from common.overload.shedder import REASONS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from common.http_metrics import ServerMetrics
     from common.overload.shedder import Reason, Shedder
+    from common.refusals import Refusals
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ _ALWAYS_OPEN = frozenset(HEALTH_PATHS)
 class Refusal:
     """One answer, built once."""
 
+    code: str
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
@@ -50,12 +54,11 @@ def _refusal(reason: Reason, *, is_batch: bool) -> Refusal:
         (b"retry-after", error.default_headers["retry-after"].encode()),
         (wire.DECISION.encode(), f"refused={reason}; limit_of=platform".encode()),
     )
-    return Refusal(error.status, headers, body)
+    return Refusal(error.code, error.status, headers, body)
 
 
-_REASONS: tuple[Reason, ...] = ("turn", "lag", "memory", "bodies", "requests")
 _REFUSALS = {
-    (reason, is_batch): _refusal(reason, is_batch=is_batch) for reason in _REASONS for is_batch in (False, True)
+    (reason, is_batch): _refusal(reason, is_batch=is_batch) for reason in REASONS for is_batch in (False, True)
 }
 
 
@@ -65,9 +68,13 @@ class Gate:
     A body counts with its announced length from its head on, else as it comes, until its request is over.
     """
 
-    def __init__(self, app: ASGIApp, shedder: Shedder) -> None:
+    def __init__(
+        self, app: ASGIApp, shedder: Shedder, refusals: Refusals, metrics: ServerMetrics | None = None
+    ) -> None:
         self._app = app
         self._shedder = shedder
+        self._refusals = refusals
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or _is_always_open(scope["path"]):
@@ -77,6 +84,9 @@ class Gate:
         arrived = time.perf_counter()
         refusal = _judge(self._shedder, body_bytes or 0, is_batch=is_batch)
         if refusal is not None:
+            self._refusals.count(refusal.code, Overloaded.scope)
+            if self._metrics is not None:
+                self._metrics.record(scope["method"], "", refusal.status, 0)
             await _refuse(refusal, send, arrived, is_small=(body_bytes or 0) <= DRAINED_BYTES)
             return
         admitted = _Admitted(self._shedder, body_bytes or 0)

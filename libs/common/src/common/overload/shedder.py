@@ -12,7 +12,8 @@ Source: the idea of a queue's standing delay, RFC 8289 (CoDel).
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from collections import Counter
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +32,7 @@ BATCH_MEMORY = 0.85
 ALL_MEMORY = 0.92
 
 Reason = Literal["turn", "lag", "memory", "bodies", "requests"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
 class Shedder:
@@ -54,25 +56,34 @@ class Shedder:
         self._cpu_clock = cpu_clock
         self.requests = 0
         self.body_bytes = 0
-        self.refused = 0
+        self.refused_for: Counter[Reason] = Counter(dict.fromkeys(REASONS, 0))
         """Since the process began."""
-        self._turn_began: tuple[float, float] | None = None
-        """By each of the two clocks."""
+        self._turn_began: float | None = None
+        self._cpu_began: float | None = None
+        """Only asked for while turns are not short: the clock of CPU time is a system call, twice in every turn."""
+        self._turn_s = 0.0
+        """Of the last turn."""
         self._refused_in_turn = False
         self._long_since: float | None = None
         self._lag_s = 0.0
         self._lagging_since: float | None = None
         self._memory = 0.0
 
+    @property
+    def refused(self) -> int:
+        return self.refused_for.total()
+
     def begin_turn(self) -> bool:
         """Note that a request has come; whether it is the first of this turn, so that `end_turn` is to be called."""
         if self._turn_began is not None:
             return False
-        self._turn_began = (self._clock(), self._cpu_clock())
+        self._turn_began = self._clock()
+        self._cpu_began = self._cpu_clock() if self._turn_s >= self._max_lag_s * LONG_TURN_CPU / 4 else None
         return True
 
     def end_turn(self) -> None:
         is_long = self._refused_in_turn or self._is_turn_long()
+        self._turn_s = 0.0 if self._turn_began is None else self._clock() - self._turn_began
         self._turn_began = None
         self._refused_in_turn = False
         if not is_long:
@@ -83,11 +94,12 @@ class Shedder:
     def _is_turn_long(self) -> bool:
         if self._turn_began is None:
             return False
-        began, cpu_began = self._turn_began
-        return (
-            self._cpu_clock() - cpu_began >= self._max_lag_s * LONG_TURN_CPU
-            or self._clock() - began >= self._max_lag_s * LONG_TURN
-        )
+        turn_s = self._clock() - self._turn_began
+        if turn_s < self._max_lag_s * LONG_TURN_CPU:  # CPU time is never more
+            return False
+        if turn_s >= self._max_lag_s * LONG_TURN:
+            return True
+        return self._cpu_began is None or self._cpu_clock() - self._cpu_began >= self._max_lag_s * LONG_TURN_CPU
 
     def observe_lag(self, lag_s: float) -> None:
         """How late the loop ran what was due."""
@@ -117,7 +129,7 @@ class Shedder:
         """Why a request with so large a body is not let in; None: it is."""
         reason = self._reason(body_bytes, is_batch=is_batch)
         if reason is not None:
-            self.refused += 1
+            self.refused_for[reason] += 1
             self._refused_in_turn = True
         return reason
 

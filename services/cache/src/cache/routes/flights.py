@@ -38,7 +38,7 @@ async def attend(
 ) -> JSONResponse:
     """The leader's connection is its life: when it breaks off while it waits here, the flight is given up at once."""
     state, name = state_of(request), (identity.tenant, fingerprint, flight)
-    with state["bells"].at(followers_of(flight)) as bell:
+    with state["flights"].attending(), state["bells"].at(followers_of(flight)) as bell:
         held, followers = await state["flights"].renew(*name)
         if held and bool(followers) == followed:
             if not await while_present(request.receive, rung(bell, ATTENDANCE_S)):

@@ -33,6 +33,9 @@ class Lookup(BaseModel):
     own_id: Annotated[str, Field(pattern=FLIGHT, description="To lead or follow; without it: only look.")] | None = None
     failed_id: Annotated[str, Field(pattern=FLIGHT, description="The flight that failed the caller.")] | None = None
     max_age_s: Annotated[float, Field(ge=0, description="An older entry is none.")] | None = None
+    leads: Annotated[bool, Field(description="Without it the caller may follow, but others shall not wait for it.")] = (
+        True
+    )
 
 
 class Lookups(BaseModel):
@@ -61,6 +64,7 @@ async def look_up(request: Request, identity: Identity) -> Response:
         own_id=asked.own_id or "",
         failed_id=asked.failed_id or "",
         max_age_s=asked.max_age_s,
+        leads=asked.leads,
     )
     trace.get_current_span().set_attribute(conventions.LOOKUP_OUTCOME, found.word)
     headers: dict[str, str] = {wire.LOOKUP: found.word}
@@ -80,9 +84,9 @@ async def look_up(request: Request, identity: Identity) -> Response:
 )
 async def look_up_many(request: Request, identity: Identity) -> Response:
     asked = await _read(request, Lookups)
-    found = await state_of(request)["entries"].get_many(identity.tenant, asked.fingerprints)
-    most = asked.max_age_s
-    frames = (_frame(entry) if entry and (most is None or entry.age_s <= most) else b"" for entry in found)
+    entries = state_of(request)["entries"]
+    found = await entries.get_many(identity.tenant, asked.fingerprints, max_age_s=asked.max_age_s)
+    frames = (b"" if entry is None else _frame(entry) for entry in found)
     return Response(framing.pack(frames), media_type=wire.OCTETS)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 8 * 1024 * 1024
 """Of the pieces that are kept for those who are behind."""
+ENOUGH_OF_ITS_TIME = 0.5
+"""A caller joins a flight whose leader has set a time limit of its own only if that lasts for half of the caller's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class Failure:
         except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
             error = ServiceError("The upstream's error was none of ours.", code="upstream_error")
         error.status = self.status
+        error.scope, error.is_told = "upstream", True
         return error
 
 
@@ -111,6 +114,22 @@ class Flight:
 
     def board(self, call: Call) -> None:
         self.waiting.append(call)
+
+    def may_be_joined_by(self, call: Call) -> bool:
+        """It goes on, nothing of it is gone, and the haste of those who wait does not end it in the caller's face."""
+        if self.has_ended or not self.is_whole_yet:
+            return False
+        if not self.waiting:
+            return True
+        leading = self.leader or self.most_patient()
+        if not leading.is_hurried:
+            return True
+        return leading.deadline.remaining_s() >= call.deadline.remaining_s() * ENOUGH_OF_ITS_TIME
+
+    def most_patient(self) -> Call:
+        """Of those who wait, the one in whose name to ask: the first without haste, else the one with the most time."""
+        unhurried = (call for call in self.waiting if not call.is_hurried)
+        return next(unhurried, None) or max(self.waiting, key=lambda call: call.deadline.at)
 
     def leave(self, call: Call) -> None:
         self.waiting = [other for other in self.waiting if other is not call]

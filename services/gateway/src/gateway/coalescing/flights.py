@@ -87,7 +87,7 @@ class Flights:
         """
         key = (call.identity.tenant, work.name, plan.max_age_s)
         flight = self._open.get(key) if plan.looks else None
-        if flight is None or flight.has_ended or not flight.is_whole_yet:
+        if flight is None or not flight.may_be_joined_by(call):
             flight = Flight()
             trip = _Trip(flight, plan, work, call.identity, failed_id)
             flight.board(call)
@@ -162,11 +162,12 @@ class Flights:
     async def _look(self, trip: _Trip) -> Found:
         if not trip.plan.looks or not trip.flight.waiting:
             return None
-        call = trip.flight.waiting[0]
+        call = trip.flight.most_patient()
         found = await self._cache.look_up(
             trip.work.name,
             identity=call.identity,
             request_id=call.request_id,
+            leads=not call.is_hurried,
             failed_id=trip.failed_id,
             max_age_s=trip.plan.max_age_s,
         )
@@ -200,7 +201,7 @@ class Flights:
 
     async def _lead(self, trip: _Trip, lease: str, looked_since: float) -> None:
         flight = trip.flight
-        call = flight.leader = flight.waiting[0]
+        call = flight.leader = flight.most_patient()
         flight.traceparent = tracing.traceparent()
         if trip.plan.looks:
             call.timings.record("cache", looked_since)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from common import wire
 from gateway.limits.demand import cost_of
@@ -40,6 +41,8 @@ class Admission:
     model: str | None = None
     """That answered, if it said so: another than the one that was asked for after a fallback."""
     is_cached: bool = False
+    id: str = field(default_factory=lambda: uuid4().hex)
+    """Its own, not the request's: a request whose Idempotency-Key lost its lease may be admitted a second time."""
     reservation: Reservation = field(init=False)
     _began: float = field(init=False)
 
@@ -62,6 +65,8 @@ class Admission:
 
     def settle(self, usage: Usage | None) -> None:
         """Put right what was taken; nothing is awaited, nothing fails. None: nothing was used."""
+        if usage is not None and self.reservation.is_unheard:
+            usage = self._with_the_unheard(usage)
         cost = self._cost(usage)
         self._count(usage, cost)
         if usage is not None and not usage.is_estimated:
@@ -86,7 +91,7 @@ class Admission:
     def _tell_store(self, taken: Sequence[Claim], moved: Sequence[int], spent: int) -> None:
         assert self.verdict is not None and self.limiter.settling is not None  # noqa: S101, PT018
         is_exact = self.verdict.is_exact
-        keys = [mark_of(self.call.caller.tenant, self.call.request_id)]
+        keys = [mark_of(self.call.caller.tenant, self.id)]
         words: list[Word] = [self.verdict.day, self.verdict.month]
         for claim, by in zip(taken, moved, strict=True):
             keys += [claim.scope.counters, claim.scope.leases]
@@ -95,7 +100,16 @@ class Admission:
             tokens = by if is_exact else max(by + claim.tokens_us, 0)
             money = (spent - self.demand.cost if is_exact else spent) if claim.has_budget else 0
             words += [requests, tokens, money, int(claim.has_budget)]
-        self.limiter.settling.settle(self.call.request_id, keys, words)
+        self.limiter.settling.settle(self.id, keys, words)
+
+    def _with_the_unheard(self, usage: Usage) -> Usage:
+        """A whole answer that was given up came with no word of its size: what was reserved for it, in proportion to
+        how much of the time had passed that such calls take. Leaving early is not free, and leaving at once is cheap.
+        """
+        expected_s = self.limiter.experience.seconds(self.call.caller.key_id, self.call.model)
+        share = min((self.limiter.clock() - self._began) / max(expected_s, 0.001), 1.0)
+        reserved = self.demand.tokens - self.demand.input_tokens
+        return replace(usage, output_tokens=max(usage.output_tokens, round(reserved * share)))
 
     def _cost(self, usage: Usage | None) -> int | None:
         """In micro-dollars, rounded up; None: nobody knows."""

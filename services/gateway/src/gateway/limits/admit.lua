@@ -11,7 +11,7 @@
 --   4  life of its lease, µs
 --   5  its cost, micro-dollars
 --   then for each scope: interval of its request, interval of its tokens, most leases, most a day, most a month
---   (µs, µs, count, micro-dollars; -1: no such limit), 1 if the scope only watches (shadow) else 0
+--   (µs, µs, count, micro-dollars; -1: no such limit; 0 tokens are never refused), 1 if the scope only watches (shadow) else 0
 -- Reply: {outcome (0 refused, 1 admitted, 2 too late: nothing was looked at), now, day, month,
 --   then for each scope: violations (bits: 1 requests, 2 tokens, 4 concurrency, 8 day, 16 month), how far r and t are
 --   ahead of now (µs), leases, spent today, spent this month}; as they are afterwards.
@@ -67,7 +67,7 @@ for i = 1, scopes do
   if tonumber(kept[3]) == day then scope.d = tonumber(kept[4]) end
   if tonumber(kept[5]) == month then scope.m = tonumber(kept[6]) end
   if scope.r_inc >= 0 and scope.r + scope.r_inc - now > MINUTE then scope.violations = 1 end
-  if scope.t_inc >= 0 and scope.t + scope.t_inc - now > MINUTE then scope.violations = scope.violations + 2 end
+  if scope.t_inc > 0 and scope.t + scope.t_inc - now > MINUTE then scope.violations = scope.violations + 2 end
   if scope.most_leases >= 0 then
     redis.call('ZREMRANGEBYSCORE', KEYS[2 * i], '-inf', integer(now))
     scope.leases = redis.call('ZCARD', KEYS[2 * i])
@@ -89,7 +89,7 @@ for i = 1, scopes do
       scope.r = scope.r + scope.r_inc
       changed = {'r', integer(scope.r)}
     end
-    if scope.t_inc >= 0 then
+    if scope.t_inc > 0 then
       scope.t = scope.t + scope.t_inc
       changed[#changed + 1] = 't'
       changed[#changed + 1] = integer(scope.t)

@@ -82,7 +82,7 @@ class Limiter:
             return admission
         try:
             with self.spans.operation("admit"):
-                admission.verdict = await self._decide(call, demand)
+                admission.verdict = await self._decide(admission)
         except LimitsStoreAwayError:
             self.degraded += 1
             _degraded.add(1)
@@ -90,21 +90,22 @@ class Limiter:
             admission.verdict = self.local.admit(demand.claims, demand.cost)
         self._report(call, demand, admission.verdict)
         if admission.verdict.is_admitted:
-            self._keep_leases(call, admission)
+            self._keep_leases(admission)
         return admission
 
-    async def _decide(self, call: Call, demand: Demand) -> Verdict:
+    async def _decide(self, admission: Admission) -> Verdict:
+        demand = admission.demand
         if self.store is None:
             return self.local.admit(demand.claims, demand.cost)
         keys = [name for claim in demand.claims for name in (claim.scope.counters, claim.scope.leases)]
         words: list[Word] = [word for claim in demand.claims for word in claim.words()]
         for _ in range(2):
-            before: list[Word] = [self.store_time(), self._not_after_us(), call.request_id, LEASE_US, demand.cost]
+            before: list[Word] = [self.store_time(), self._not_after_us(), admission.id, LEASE_US, demand.cost]
             answer = self.store.submit(ADMIT, keys, before + words)
             try:
                 reply = await asyncio.shield(answer)
             except asyncio.CancelledError:
-                answer.add_done_callback(lambda done: self._undo(done, call, demand))
+                answer.add_done_callback(lambda done: self._undo(done, admission))
                 raise
             self._hear_clock(reply[1])
             if reply[0] != _LATE:
@@ -122,11 +123,11 @@ class Limiter:
         ahead = store_now_us - int(self.clock() * 1_000_000)
         self._ahead_us = ahead if self._ahead_us is None else max(ahead, self._ahead_us - DRIFT_US)
 
-    def _undo(self, answer: asyncio.Future[Any], call: Call, demand: Demand) -> None:
+    def _undo(self, answer: asyncio.Future[Any], admission: Admission) -> None:
         # The caller left while the store was deciding; what it may have taken is given back.
         if not answer.cancelled() and answer.exception() is None and answer.result()[0] == 1:
-            admission = Admission(call, demand, self, _verdict(answer.result()))
-            self.local.note(demand.claims, admission.verdict)  # type: ignore[arg-type]  # just given
+            admission.verdict = _verdict(answer.result())
+            self.local.note(admission.demand.claims, admission.verdict)
             admission.settle(None)
 
     def _report(self, call: Call, demand: Demand, verdict: Verdict) -> None:
@@ -157,10 +158,10 @@ class Limiter:
         seconds = self.experience.seconds(call.caller.key_id, call.model) / places
         return min(max(math.ceil(seconds), 1), LONGEST_LEASE_WAIT_S) * 1_000_000
 
-    def _keep_leases(self, call: Call, admission: Admission) -> None:
+    def _keep_leases(self, admission: Admission) -> None:
         leases = [claim.scope.leases for claim in admission.taken if claim.most_leases >= 0]
         if leases and self.settling is not None:
-            self.settling.keep(call.request_id, mark_of(call.caller.tenant, call.request_id), leases)
+            self.settling.keep(admission.id, mark_of(admission.call.caller.tenant, admission.id), leases)
 
 
 def _verdict(reply: Sequence[int]) -> Verdict:

@@ -98,7 +98,7 @@ class LocalLimits:
         bits = 0
         if _is_over(counters.requests_at, claim.request_us, self._replicas, now):
             bits |= REQUESTS
-        if _is_over(counters.tokens_at, claim.tokens_us, self._replicas, now):
+        if claim.tokens_us and _is_over(counters.tokens_at, claim.tokens_us, self._replicas, now):
             bits |= TOKENS
         if claim.most_leases >= 0 and counters.running >= share(claim.most_leases, self._replicas):
             bits |= CONCURRENCY

@@ -65,7 +65,7 @@ class Claim:
     request_us: int
     """The time in which the limit lets one request through."""
     tokens_us: int
-    """The time in which it lets this call's tokens through."""
+    """The time in which it lets this call's tokens through; 0: it takes none, and is refused for none."""
     most_leases: int
     most_day: int
     """Micro-dollars."""
@@ -85,9 +85,10 @@ class Claim:
 
     @classmethod
     def of_rate(cls, scope: Scope) -> Claim:
-        """Of a call that runs nothing: it counts as a request and takes nothing else."""
+        """Of a call that runs nothing: it counts as a request, takes no token, and hears how many are left."""
         request_us = interval_us(1, scope.limits.requests_per_minute)
-        return cls(scope, request_us, _NO_LIMIT, _NO_LIMIT, _NO_LIMIT, _NO_LIMIT)
+        tokens_us = _NO_LIMIT if scope.limits.tokens_per_minute is None else 0
+        return cls(scope, request_us, tokens_us, _NO_LIMIT, _NO_LIMIT, _NO_LIMIT)
 
     @property
     def has_budget(self) -> bool:

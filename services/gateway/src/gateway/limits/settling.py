@@ -57,22 +57,22 @@ class Settling:
         self._waiting: deque[_Settlement] = deque()
         self._has_work = asyncio.Event()
         self._leases: dict[str, _Lease] = {}
-        """By request id, the next to be renewed first."""
+        """By the admission's id, the next to be renewed first."""
         self._flushing: asyncio.Task[None] | None = None
         self.lost = 0
 
-    def settle(self, request_id: str, keys: Sequence[str], words: Sequence[Word]) -> None:
+    def settle(self, admission_id: str, keys: Sequence[str], words: Sequence[Word]) -> None:
         """Have `settle.lua` run with `keys` and, after the first three, `words`; soon, once, whatever happens."""
-        self._leases.pop(request_id, None)
+        self._leases.pop(admission_id, None)
         if len(self._waiting) >= MOST_WAITING:
             self._waiting.popleft()
             self.lost += 1
-        self._waiting.append(_Settlement(keys, (0, request_id, MARK_LIFE_S, *words)))
+        self._waiting.append(_Settlement(keys, (0, admission_id, MARK_LIFE_S, *words)))
         self._has_work.set()
 
-    def keep(self, request_id: str, mark: str, leases: Sequence[str]) -> None:
-        """Renew these leases until the request is settled."""
-        self._leases[request_id] = _Lease((mark, *leases), self._clock() + RENEW_EVERY_S)
+    def keep(self, admission_id: str, mark: str, leases: Sequence[str]) -> None:
+        """Renew these leases until the call is settled."""
+        self._leases[admission_id] = _Lease((mark, *leases), self._clock() + RENEW_EVERY_S)
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
@@ -143,6 +143,6 @@ class Settling:
                 self._leases[name] = _Lease(lease.keys, now + RENEW_EVERY_S)
 
 
-def mark_of(tenant: str, request_id: str) -> str:
+def mark_of(tenant: str, admission_id: str) -> str:
     """The name under which the store remembers that a call is settled."""
-    return f"v1:settled:{{{tenant}}}:{request_id}"
+    return f"v1:settled:{{{tenant}}}:{admission_id}"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoScriptError, RedisError
 
 from common.background import end
+from gateway.lateness import answered_within
 from gateway.limits.errors import LimitsStoreAwayError
 
 if TYPE_CHECKING:
@@ -31,9 +32,6 @@ CALL_TIMEOUT_S = 0.2
 PROBE_EVERY_S = 0.5
 PROBE_LIFE_MS = 1_000
 LARGEST_BATCH = 128
-GRACE_TURNS = 8
-"""Of the event loop, after a call's time is up: uvloop runs timers before it reads sockets, so in a busy process an
-answer that came in time would lose to its timeout."""
 _PROBE = "v1:limits:probe"
 
 Word = str | int
@@ -110,7 +108,7 @@ class LimitsStore:
 
     async def _read(self, commands: Sequence[tuple[str, str]]) -> list[Any]:
         try:
-            async with budget(CALL_TIMEOUT_S):
+            async with answered_within(CALL_TIMEOUT_S):
                 pipeline = self._client.pipeline(transaction=False)
                 for command in commands:
                     pipeline.execute_command(*command)
@@ -133,7 +131,7 @@ class LimitsStore:
             self._sender = None
 
     async def _send(self, batch: Sequence[_Call]) -> None:
-        async with budget(CALL_TIMEOUT_S):
+        async with answered_within(CALL_TIMEOUT_S):
             answers = await self._pipeline([call.words for call in batch])
             unknown = {call.script for call, answer in zip(batch, answers, strict=True) if _is_unknown_script(answer)}
             if unknown:  # of a server that was restarted, or is new
@@ -177,7 +175,7 @@ class LimitsStore:
 
     async def _takes_writes(self) -> bool:
         try:
-            async with budget(CALL_TIMEOUT_S):
+            async with answered_within(CALL_TIMEOUT_S):
                 await self._client.set(_PROBE, 1, px=PROBE_LIFE_MS)
         except (RedisError, OSError, TimeoutError):
             return False
@@ -186,24 +184,3 @@ class LimitsStore:
 
 def _is_unknown_script(answer: object) -> bool:
     return isinstance(answer, NoScriptError)
-
-
-@contextlib.asynccontextmanager
-async def budget(seconds: float) -> AsyncIterator[None]:
-    """Like `asyncio.timeout`, but a busy loop gets some more turns to read what has arrived in time."""
-    loop = asyncio.get_running_loop()
-    timer: asyncio.Handle
-    async with asyncio.timeout(None) as limit:
-
-        def expire(turns: int) -> None:
-            nonlocal timer
-            if turns:
-                timer = loop.call_soon(expire, turns - 1)
-            else:
-                limit.reschedule(loop.time())
-
-        timer = loop.call_later(seconds, expire, GRACE_TURNS)
-        try:
-            yield
-        finally:
-            timer.cancel()

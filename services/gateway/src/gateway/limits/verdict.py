@@ -86,9 +86,11 @@ def refusal(broken: Sequence[Violation]) -> tuple[Violation, RateLimited]:
     if worst.limit.startswith("budget"):
         error = RateLimited(f"{_named(worst)} is used up.", code="insufficient_quota", headers=headers | wire.FINAL)
         error.type = "insufficient_quota"
-        return worst, error
-    message = f"{_named(worst)} is reached. Try again in {wait_s} s."
-    return worst, RateLimited(message, code=f"{worst.scope.name}_{worst.limit}_exceeded", headers=headers)
+    else:
+        message = f"{_named(worst)} is reached. Try again in {wait_s} s."
+        error = RateLimited(message, code=f"{worst.scope.name}_{worst.limit}_exceeded", headers=headers)
+    error.scope = worst.scope.name
+    return worst, error
 
 
 _WHOSE = {

@@ -1,0 +1,81 @@
+"""Whether there are metrics at all, and how what a domain counts is read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from common import metrics
+from support.readings import Metered
+
+
+@pytest.fixture(autouse=True)
+def _no_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_METRICS_EXPORTER"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_an_endpoint_and_a_page_there_are_none() -> None:
+    assert metrics.meter_provider("gateway") is None
+    assert metrics.is_off(metrics.meter(None, "gateway"))
+
+
+def test_a_service_without_metrics_does_not_even_import_the_sdk_of_metrics() -> None:
+    program = """
+import sys
+from common import metrics, server, service
+assert metrics.meter_provider("gateway") is None
+found = [name for name in sys.modules if name.startswith(("opentelemetry.sdk.metrics", "prometheus_client"))]
+assert not found, found
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)  # noqa: S603  # ours
+
+
+def test_a_reader_makes_a_meter_that_counts_under_the_name_of_the_service() -> None:
+    reader = InMemoryMetricReader()
+    provider = metrics.meter_provider("gateway", reader)
+    metrics.meter(provider, "gateway").create_counter("spillway.things").add(1)
+
+    data = reader.get_metrics_data()
+    assert data is not None
+    assert data.resource_metrics[0].resource.attributes["service.name"] == "gateway"
+
+
+@pytest.mark.parametrize(
+    ("environment", "is_exported"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}, True),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://127.0.0.1:9/v1/metrics"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_METRICS_EXPORTER": "none"}, False),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:9/v1/traces"}, False),
+    ],
+)
+def test_metrics_are_exported_when_a_collector_is_named_that_takes_them(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], is_exported: bool
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert metrics.is_exported() is is_exported
+
+
+def test_what_is_counted_in_plain_attributes_is_read_when_somebody_looks() -> None:
+    metered = Metered()
+    outcomes: Counter[tuple[str, str]] = Counter({("hit", "/v1/embeddings"): 0})
+    metered.meter.create_observable_counter(
+        "spillway.cache.requests", [metrics.reading_each(lambda: outcomes, "outcome", "endpoint")]
+    )
+    outcomes["hit", "/v1/embeddings"] += 2
+
+    assert metered.values("spillway.cache.requests", "outcome", "endpoint") == {("hit", "/v1/embeddings"): 2}
+
+
+def test_every_histogram_of_the_product_has_buckets_of_its_own() -> None:
+    metered = Metered()
+    for name, bounds in metrics.BUCKETS.items():
+        metered.meter.create_histogram(name).record(1)
+        [point] = metered.points(name)
+        assert point.explicit_bounds == bounds
