@@ -76,7 +76,7 @@ class RequestScope:
         async def send_with_ids(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = state["status"] = message["status"]
                 headers = message["headers"] = list(message["headers"])
                 headers.append((b"x-request-id", request_id.encode()))
                 if current_trace:
