@@ -15,7 +15,7 @@ from devstack import env_file, ports
 from e2e.up_process import CHECKOUT, UP, UpProcess, free_offset
 from support.platform import eventually
 from support.prometheus import Prometheus, free_port, needs_prometheus, prometheus
-from support.traffic import MOST_REQUESTS, Traffic, models_yaml
+from support.traffic import SETTINGS, Traffic, models_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
