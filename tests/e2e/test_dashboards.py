@@ -64,11 +64,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Promethe
     models.write_text(models_yaml(f"http://{ports.HOST}:{ports.DEFAULTS['simulator'] + offset}"))
     pages = {service: free_port() for service in SERVICES}
     settings = {f"{service.upper()}_METRICS_PORT": str(port) for service, port in pages.items()}
-    settings |= {
-        "INFERENCE_MODELS_FILE": str(models),
-        "GATEWAY_MAX_REQUESTS": str(MOST_REQUESTS),
-        "JOBS_MAX_ATTEMPTS": "1",
-    }
+    settings |= SETTINGS | {"INFERENCE_MODELS_FILE": str(models)}
     with UpProcess(directory / "local", offset, UP, **settings) as up:
         known = up.client | env_file.read(up.local / "stack.env")
         traffic = Traffic(

@@ -38,7 +38,7 @@ _BOUND_S = 30
 _FROZEN_MS = 1_500
 _MORE_THAN_FIT = 40
 SETTINGS = {"GATEWAY_MAX_REQUESTS": "16", "GATEWAY_MAX_CONCURRENCY": "4", "JOBS_MAX_ATTEMPTS": "1"}
-"""Of the stack: a crowd of forty is then too much for its door, some of it waits, and a job that fails is dead at once."""
+"""Of the stack: forty are then too many for its door, some of the others wait, and a job that fails is dead at once."""
 
 
 def models_yaml(simulator: str) -> str:
