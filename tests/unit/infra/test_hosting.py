@@ -107,7 +107,8 @@ def test_fly_a_service_starts_with_what_it_is_given_and_is_reached_on_its_port(
 ) -> None:
     settings = loaded(on_fly[service], service, monkeypatch)
     app = FLY[service]
-    assert settings.host == "::"
+    assert settings.host == settings.metrics_host == "::"
+    assert [page["port"] for page in app["metrics"]] == [settings.metrics_port]
     if "http_service" in app:
         assert app["http_service"]["internal_port"] == settings.port
         checks = app["http_service"]["checks"]

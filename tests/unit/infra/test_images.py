@@ -67,9 +67,10 @@ def direct(name: str) -> set[str]:
 @pytest.mark.parametrize("service", DOCKERFILES)
 def test_an_image_installs_from_the_lock_and_runs_as_nobody_without_a_shell(service: str) -> None:
     text = DOCKERFILES[service].read_text()
-    tools, *syncs = re.findall(r"(?m)^RUN (.+)$", text)
+    tools, *syncs, tidy = re.findall(r"(?m)^RUN (.+)$", text)
     assert '"--require-hashes"' in tools
     assert len(syncs) == 2
+    assert tidy == '["rm", "-f", "/app/.lock"]'
     assert all('"--frozen", "--no-dev"' in sync for sync in syncs)
     assert '"--no-install-workspace", "--no-build"' in syncs[0]
     assert '"--no-editable", "--offline"' in syncs[1]

@@ -77,7 +77,7 @@ def run(
     listener = _listen(name, settings)
     config = uvicorn.Config(
         app,
-        http=guarded(replace(door, linger_s=min(PARTING_S, settings.drain_delay_s)), app.state.refusals),
+        http=guarded(replace(door, linger_s=min(PARTING_S, int(settings.drain_delay_s))), app.state.refusals),
         loop="uvloop",
         ws="none",
         access_log=False,
@@ -88,6 +88,8 @@ def run(
         timeout_keep_alive=KEEPALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
     )
+    # uvicorn raises the signal anew once it is done. By default that would kill the process, its last lines unwritten.
+    signal.signal(signal.SIGTERM, _leave)
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again
     _Server(config, provider, settings.flush_timeout_s).run(
@@ -138,6 +140,10 @@ def _listen(name: str, settings: ServiceSettings) -> socket.socket:
     except OSError as error:
         _refuse(name, f"{name.upper()}_PORT: cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     return listener
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(0)
 
 
 def _refuse(name: str, why: str) -> NoReturn:
