@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 
+from common import metrics
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -18,7 +20,7 @@ class Instruments:
 
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
-        self._provider = MeterProvider([self._reader], shutdown_on_exit=False)
+        self._provider = MeterProvider([self._reader], shutdown_on_exit=False, views=metrics.views())
         self.meter: Meter = self._provider.get_meter("tests")
 
     def points(self, name: str, attributes: Mapping[str, object] | None = None) -> list[Any]:

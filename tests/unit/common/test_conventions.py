@@ -18,7 +18,7 @@ SOURCES = [
     path
     for folder in ("libs/common/src", "services")
     for path in sorted((CHECKOUT / folder).rglob("*.py"))
-    if path.name not in OWN_TABLES and "inference" not in path.parts  # whose spans have a table of their own so far
+    if path.name not in OWN_TABLES
 ]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import orjson
 
-from common import sse, wire
+from common import conventions, sse, wire
 from common.deadline import Deadline
 from common.event_stream import relay_chat
 from common.http_client import chunks_of
@@ -70,7 +70,7 @@ class Answers:
         async def attempt(target: Target, number: int) -> tuple[WholeAnswer, dict[str, Any]]:
             with self._attempt(question, target) as (span, use):
                 share = await self._ask(question, target, use)
-                span.set_attribute(spans.BATCH_REQUESTS, share.requests)
+                span.set_attribute(conventions.BATCH_REQUESTS, share.requests)
                 use.rides_along = share.rides_along
                 told = answer_of(share.body)
                 use.report(told.get("usage"))
