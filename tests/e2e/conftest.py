@@ -8,7 +8,7 @@ from openai import OpenAI
 
 from devstack import env_file, plan, ports
 from e2e.up_process import UP, UpProcess, free_offset
-from support.traffic import MOST_REQUESTS, Traffic, models_yaml
+from support.traffic import SETTINGS, Traffic, models_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,13 +39,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
     offset = free_offset()
     models = directory / "models.yaml"
     models.write_text(models_yaml(f"http://{ports.HOST}:{ports.DEFAULTS['simulator'] + offset}"))
-    settings = {
-        "INFERENCE_MODELS_FILE": str(models),
-        "GATEWAY_MAX_REQUESTS": str(MOST_REQUESTS),
-        "GATEWAY_MAX_CONCURRENCY": str(MOST_REQUESTS // 2),
-        "JOBS_MAX_ATTEMPTS": "1",
-        "WORKER_CONCURRENCY": "1",
-    }
+    settings = SETTINGS | {"INFERENCE_MODELS_FILE": str(models), "WORKER_CONCURRENCY": "1"}
     with UpProcess(directory / "local", offset, UP, **settings) as up:
         known = up.client | env_file.read(up.local / "stack.env")
         yield Measured(
