@@ -152,7 +152,9 @@ class Metrics:
             yield Observation(cost_usd, {conventions.GEN_AI_REQUEST_MODEL: model, conventions.TARGET: target})
 
     def _fallbacks(self, _: CallbackOptions) -> Iterable[Observation]:
-        for (model, fallback), count in list(self._router.fallbacks.items()):
+        models = self._router.served.models.values()
+        possible = {(model.name, other): 0 for model in models for other in (*model.fallback, model.larger) if other}
+        for (model, fallback), count in (possible | dict(self._router.fallbacks)).items():
             yield Observation(count, {conventions.GEN_AI_REQUEST_MODEL: model, conventions.FALLBACK_MODEL: fallback})
 
     def _canary_weights(self, _: CallbackOptions) -> Iterable[Observation]:
