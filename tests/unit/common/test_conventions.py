@@ -11,14 +11,14 @@ from common import conventions
 
 CHECKOUT = Path(__file__).parents[3]
 OWN_TABLES = ("conventions.py", "metrics.py")
-"""The other one holds a service's instruments, whose names are said once each."""
+"""How their names end; the others hold a service's instruments, whose names are said once each."""
 NO_SPANS = {"spillway.content", "spillway.transport"}
 """Extensions of requests."""
 SOURCES = [
     path
     for folder in ("libs/common/src", "services")
     for path in sorted((CHECKOUT / folder).rglob("*.py"))
-    if path.name not in OWN_TABLES
+    if not path.name.endswith(OWN_TABLES)
 ]
 
 
