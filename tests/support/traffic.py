@@ -37,8 +37,8 @@ _PRICE = "{input_usd: 1, output_usd: 2, as_of: 2026-11-01}"
 _BOUND_S = 30
 _FROZEN_MS = 1_500
 _MORE_THAN_FIT = 40
-SETTINGS = {"GATEWAY_MAX_REQUESTS": "16", "GATEWAY_MAX_CONCURRENCY": "4", "JOBS_MAX_ATTEMPTS": "1"}
-"""Of the stack: forty are then too many for its door, some of the others wait, and a job that fails is dead at once."""
+MOST_REQUESTS = 16
+"""What the gateway of the stack has to be set to (`GATEWAY_MAX_REQUESTS`) for `crowding` to be too much for it."""
 
 
 def models_yaml(simulator: str) -> str:
@@ -82,10 +82,11 @@ class Traffic:
         for fault in ("status=503 times=1", "status=429", "status=500", "status=400", "how=rst", "how=garbage"):
             for stream in (False, True):
                 self._post(http, "/v1/chat/completions", _chat(f"[[sim {fault}]]", stream=stream))
+        self._post(http, "/v1/chat/completions", _chat("[[sim cut_after=5]]", stream=True))
         self._post(http, "/v1/chat/completions", _chat("elsewhere", model="sim-gone"))
 
     def _refusals(self, http: httpx2.Client, admin: httpx2.Client) -> None:
-        with self._limited(admin, requests_per_minute=1) as limited:
+        with self._limited(admin, requests_per_minute=1, tokens_per_minute=100_000, budget_usd_per_day=1) as limited:
             for _ in range(2):
                 self._post(limited, "/v1/chat/completions", _chat("limited"))
         with self._client("sw_live_nobody") as nobody:
@@ -99,18 +100,28 @@ class Traffic:
             job = http.get(f"/v1/jobs/{accepted.json()['id']}", params={"wait": 5})
             assert job.json()["finished_at"], job.text
 
+        self._cancellations(http)
+
+    def _cancellations(self, http: httpx2.Client) -> None:
+        """The second waits still, for the stack's worker runs one at a time."""
+        slow = {"endpoint": "/v1/chat/completions", "body": _chat("[[sim ttft_ms=5000]]")}
+        for job in [self._post(http, "/v1/jobs", slow).json()["id"] for _ in range(2)][::-1]:
+            http.delete(f"/v1/jobs/{job}").raise_for_status()
+
     def _crowding(self, http: httpx2.Client) -> None:
         self._together(
             http, "/v1/chat/completions", [_chat("[[sim ttft_ms=500]]", seed=n) for n in range(_MORE_THAN_FIT)]
         )
 
     def _without_limits(self, admin: httpx2.Client) -> None:
-        with self._limited(admin, requests_per_minute=1_000) as limited, Redis.from_url(self.limits_url) as store:
-            self._post(limited, "/v1/chat/completions", _chat("the store answers"))
-            store.client_pause(_FROZEN_MS)
-            self._post(limited, "/v1/chat/completions", _chat("the store is silent"))
+        with (
+            Redis.from_url(self.limits_url) as limits,
+            self._limited(admin, requests_per_minute=100) as limited,
+        ):
+            limits.client_pause(_FROZEN_MS)
+            self._post(limited, "/v1/chat/completions", _chat("unlimited"))
 
-    def _limited(self, admin: httpx2.Client, **limits: int) -> httpx2.Client:
+    def _limited(self, admin: httpx2.Client, **limits: float) -> httpx2.Client:
         made = admin.post("/admin/keys", json={"tenant": uuid.uuid4().hex, "name": "limited", "limits": limits})
         made.raise_for_status()
         return self._client(made.json()["key"])

@@ -53,7 +53,7 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     if meter is not None and not metrics.is_off(meter):
         of_requests = ServerMetrics(meter)
         lifespan = _measured(meter, lifespan)
-        _declare_counts(meter, refusals, shedder, tracer_provider)
+        process_metrics.observe_losses(meter, refusals, shedder, lambda: telemetry.dropped_spans(tracer_provider))
     app = FastAPI(
         title=f"Spillway {name}",
         version="0.1.0",
@@ -86,27 +86,3 @@ def _measured(meter: Meter, lifespan: Lifespan) -> Lifespan:
             yield state
 
     return watched
-
-
-def _declare_counts(
-    meter: Meter, refusals: Refusals, shedder: Shedder | None, tracer_provider: TracerProvider | None
-) -> None:
-    meter.create_observable_counter(
-        "spillway.refusals",
-        [metrics.reading_each(lambda: refusals.counts, "reason", "scope")],
-        "{request}",
-        "Requests that got an error of the platform's, by its code and by whose limit it was.",
-    )
-    meter.create_observable_counter(
-        "spillway.telemetry.dropped",
-        [metrics.reading_each(lambda: {("spans",): telemetry.dropped_spans(tracer_provider)}, "signal")],
-        "{span}",
-        "Spans that found the queue full, or that no collector took.",
-    )
-    if shedder is not None:
-        meter.create_observable_counter(
-            "spillway.shed",
-            [metrics.reading_each(lambda: {(reason,): n for reason, n in dict(shedder.refused_for).items()}, "reason")],
-            "{request}",
-            "Requests refused at the door, by what there was too much of.",
-        )

@@ -56,7 +56,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
-            router, live = await _routing(stack, settings)
+            router, live = await _routing(stack, settings, meter)
             metrics = Metrics(meter or NoOpMeter("inference"), router, live)
             await stack.enter_async_context(watching(shedder, memory_gauge()))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
@@ -81,14 +81,16 @@ def create_app(
     )
 
 
-async def _routing(stack: contextlib.AsyncExitStack, settings: Settings) -> tuple[Router, LiveCatalogue | None]:
+async def _routing(
+    stack: contextlib.AsyncExitStack, settings: Settings, meter: Meter | None
+) -> tuple[Router, LiveCatalogue | None]:
     policy = Policy(
         retry_budget=settings.retry_budget,
         throttle_ratio=settings.throttle_ratio,
         min_concurrency=settings.min_concurrency,
         max_answer_bytes=settings.max_answer_bytes,
     )
-    client = await stack.enter_async_context(create_client())
+    client = await stack.enter_async_context(create_client(meter=meter))
     client.event_hooks = {"response": [bounded.cap_error]}
     workshop = Workshop(client, policy)
     if settings.models_file is None:
