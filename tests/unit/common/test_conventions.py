@@ -18,7 +18,7 @@ SOURCES = [
     path
     for folder in ("libs/common/src", "services")
     for path in sorted((CHECKOUT / folder).rglob("*.py"))
-    if path.name not in OWN_TABLES
+    if not path.name.endswith(OWN_TABLES)
 ]
 
 
