@@ -37,8 +37,8 @@ _PRICE = "{input_usd: 1, output_usd: 2, as_of: 2026-11-01}"
 _BOUND_S = 30
 _FROZEN_MS = 1_500
 _MORE_THAN_FIT = 40
-SETTINGS = {"GATEWAY_MAX_REQUESTS": "16", "GATEWAY_MAX_CONCURRENCY": "4", "JOBS_MAX_ATTEMPTS": "1"}
-"""Of the stack: forty are then too many for its door, some of the others wait, and a job that fails is dead at once."""
+MOST_REQUESTS = 16
+"""What the gateway of the stack has to be set to (`GATEWAY_MAX_REQUESTS`) for `crowding` to be too much for it."""
 
 
 def models_yaml(simulator: str) -> str:
