@@ -51,7 +51,7 @@ class Metrics:
             "Of all attempts of an operation together.",
         )
         self._costs: dict[tuple[str, str], float] = {}
-        meter.create_observable_counter("spillway.cost", [self._spent], "{usd}", "Where the price is known.")
+        meter.create_observable_counter("spillway.cost", [self._spent], "usd", "Where the price is known.")
         self._joined = meter.create_histogram(
             "spillway.embeddings.joined",
             "{item}",

@@ -5,7 +5,6 @@ The server's TIME is the clock; a test may hand in one of its own.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
@@ -159,9 +158,9 @@ class Transitions:
 
     async def _run(self, name: str, *args: str | bytes | float) -> Any:
         now = "" if self._clock is None else self._clock()
-        traced = self._spans.operation(name) if name not in _UNTRACED else contextlib.nullcontext()
+        operation = self._spans.in_background if name in _UNTRACED else self._spans.operation
         try:
-            with traced:
+            with operation(name):
                 reply, ended = await self._scripts[name](keys=[self._prefix], args=[now, *args])
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(type(error).__name__) from error
