@@ -151,10 +151,10 @@ platforms-lint: setup
 advisories *args:
     @sh infra/supply/advisories.sh "$@"
 
-# Write the OpenAPI snapshots of the services (docs/openapi)
+# Write the services' contracts; `openapi docs/openapi/released` at a release
 [group('quality')]
-openapi: setup
-    '{{ python }}' -m devstack openapi docs/openapi
+openapi *directory: setup
+    '{{ python }}' -m devstack openapi "${1:-docs/openapi}"
 
 # Write Grafana's dashboards (infra/compose/grafana/dashboards)
 [group('quality')]

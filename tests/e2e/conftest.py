@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 from openai import OpenAI
 
-from e2e.up_process import UpProcess
+from devstack import env_file, plan, ports
+from e2e.up_process import UP, UpProcess, free_offset
+from support.traffic import SETTINGS, Traffic, models_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,8 +17,40 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
     """The whole stack, started once. A test that stops or breaks it for good starts its own `UpProcess`."""
-    with UpProcess(tmp_path_factory.mktemp("stack") / "local") as up:
+    # A busy machine's cache answers later than 50 ms, and then its hits were misses.
+    with UpProcess(tmp_path_factory.mktemp("stack") / "local", GATEWAY_CACHE_TIMEOUT_S="0.5") as up:
         yield up
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A stack of its own to which everything has happened, or will."""
+
+    urls: dict[str, str]
+    pages: dict[str, int]
+    """The port of each service's metrics."""
+    traffic: Traffic
+    traces_url: str
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
+    """Limits low enough that `traffic.everything()` reaches them."""
+    directory = tmp_path_factory.mktemp("measured")
+    offset = free_offset()
+    models = directory / "models.yaml"
+    models.write_text(models_yaml(f"http://{ports.HOST}:{ports.DEFAULTS['simulator'] + offset}"))
+    settings = SETTINGS | {"INFERENCE_MODELS_FILE": str(models), "WORKER_CONCURRENCY": "1"}
+    with UpProcess(directory / "local", offset, UP, **settings) as up:
+        known = up.client | env_file.read(up.local / "stack.env")
+        yield Measured(
+            {name: plan.url(int(known[f"{name.upper()}_PORT"])) for name in plan.MEASURED},
+            {name: int(known[f"{name.upper()}_METRICS_PORT"]) for name in plan.MEASURED},
+            Traffic(
+                known["SPILLWAY_URL"], known["OPENAI_API_KEY"], known["SPILLWAY_ADMIN_KEY"], known["GATEWAY_LIMITS_URL"]
+            ),
+            known["SPILLWAY_TRACES_URL"],
+        )
 
 
 @pytest.fixture

@@ -11,19 +11,18 @@ import httpx2
 import pytest
 import yaml
 
-from devstack import env_file, ports
-from e2e.up_process import CHECKOUT, UP, UpProcess, free_offset
+from e2e.up_process import CHECKOUT
 from support.platform import eventually
-from support.prometheus import Prometheus, free_port, needs_prometheus, prometheus
-from support.traffic import MOST_REQUESTS, Traffic, models_yaml
+from support.prometheus import Prometheus, needs_prometheus, prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from e2e.conftest import Measured
+
 pytestmark = [pytest.mark.e2e, needs_prometheus]
 
-SERVICES = ("gateway", "inference", "cache", "jobs", "worker")
 DASHBOARDS = sorted((CHECKOUT / "infra/compose/grafana/dashboards").glob("*.json"))
 RULES = sorted((CHECKOUT / "infra/compose/prometheus/rules").glob("*.yml"))
 _GROUPING = re.compile(r"\b(?:by|on|group_left) \([^)]*\)")
@@ -56,32 +55,18 @@ def as_grafana_asks(expression: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus, str]]:
+def watched(measured: Measured, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Prometheus, str]]:
     """What looks at the stack, and the URL of its traces, after one of everything has happened twice."""
     directory: Path = tmp_path_factory.mktemp("watched")
-    offset = free_offset()
-    models = directory / "models.yaml"
-    models.write_text(models_yaml(f"http://{ports.HOST}:{ports.DEFAULTS['simulator'] + offset}"))
-    pages = {service: free_port() for service in SERVICES}
-    settings = {f"{service.upper()}_METRICS_PORT": str(port) for service, port in pages.items()}
-    settings |= {
-        "INFERENCE_MODELS_FILE": str(models),
-        "GATEWAY_MAX_REQUESTS": str(MOST_REQUESTS),
-        "JOBS_MAX_ATTEMPTS": "1",
-    }
-    with UpProcess(directory / "local", offset, UP, **settings) as up:
-        known = up.client | env_file.read(up.local / "stack.env")
-        traffic = Traffic(
-            known["SPILLWAY_URL"], known["OPENAI_API_KEY"], known["SPILLWAY_ADMIN_KEY"], known["GATEWAY_LIMITS_URL"]
-        )
-        addresses = {service: f"127.0.0.1:{port}" for service, port in pages.items()}
-        with prometheus(addresses, directory) as running:
-            traffic.everything()
-            running.scraped_again(2)
-            traffic.everything()  # a rate is what grew between two looks
-            running.scraped_again(2)
-            assert {200, 202, 400, 401, 404, 429, 502, 503} <= traffic.statuses, traffic.statuses
-            yield running, known["SPILLWAY_TRACES_URL"]
+    addresses = {service: f"127.0.0.1:{port}" for service, port in measured.pages.items()}
+    traffic = measured.traffic
+    with prometheus(addresses, directory) as running:
+        traffic.everything()
+        running.scraped_again(2)
+        traffic.everything()  # a rate is what grew between two looks
+        running.scraped_again(2)
+        assert {200, 202, 400, 401, 404, 429, 502, 503} <= traffic.statuses, traffic.statuses
+        yield running, measured.traces_url
 
 
 @pytest.fixture

@@ -38,6 +38,15 @@ class Instruments:
             for point in self.points(name, attributes)
         )
 
+    def values(self, name: str, *attributes: str) -> dict[tuple[Any, ...], float]:
+        """The values, or of a histogram the counts, by these attributes; None stands for one that is not there."""
+        found: dict[tuple[Any, ...], float] = {}
+        for point in self.points(name):
+            key = tuple(point.attributes.get(attribute) for attribute in attributes)
+            value = point.count if isinstance(point, HistogramDataPoint) else point.value
+            found[key] = found.get(key, 0) + value
+        return found
+
     def total(self, name: str, attributes: Mapping[str, object] | None = None) -> float:
         """The sum of all that a histogram recorded."""
         return sum(float(point.sum) for point in self.points(name, attributes))

@@ -68,7 +68,7 @@ class Platform:
     gateway_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Those of the gateway, for further replicas of it."""
     instruments: Mapping[str, Instruments] = field(default_factory=dict, repr=False)
-    """Of `inference`, `cache`, `jobs` and `worker`."""
+    """Of `gateway`, `inference`, `cache`, `jobs` and `worker`."""
 
     def http(self, key: str | None = None, **headers: str) -> httpx2.Client:
         """A plain client of the gateway: no retries, no opinion about bodies."""
@@ -139,7 +139,7 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
     workers: int = 1,
 ) -> Iterator[Platform]:
     """Run the parts over these stores; the arguments named `of_` are settings of theirs that differ."""
-    instruments = {name: Instruments() for name in ("inference", "cache", "jobs", "worker")}
+    instruments = {name: Instruments() for name in ("gateway", "inference", "cache", "jobs", "worker")}
     with contextlib.ExitStack() as stack:
         simulator_url = stack.enter_context(
             running(
@@ -194,7 +194,7 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
         door = gateway.app.door_of(settings)
         gateway_url = stack.enter_context(
             running(
-                gateway.app.create_app(settings),
+                gateway.app.create_app(settings, meter=instruments["gateway"].meter),
                 http=guarded(door),
                 proxy_headers=bool(door.trusted_proxies),
                 forwarded_allow_ips=list(door.trusted_proxies),

@@ -62,7 +62,7 @@ class Traffic:
             self._refusals(http, admin)
             self._jobs(http)
             self._crowding(http)
-            self._without_limits(http)
+            self._without_limits(admin)
 
     def _answers(self, http: httpx2.Client) -> None:
         repeated = _chat("once and again")
@@ -82,13 +82,11 @@ class Traffic:
         for fault in ("status=503 times=1", "status=429", "status=500", "status=400", "how=rst", "how=garbage"):
             for stream in (False, True):
                 self._post(http, "/v1/chat/completions", _chat(f"[[sim {fault}]]", stream=stream))
+        self._post(http, "/v1/chat/completions", _chat("[[sim cut_after=5]]", stream=True))
         self._post(http, "/v1/chat/completions", _chat("elsewhere", model="sim-gone"))
 
     def _refusals(self, http: httpx2.Client, admin: httpx2.Client) -> None:
-        limits = {"requests_per_minute": 1, "tokens_per_minute": 100_000, "budget_usd_per_day": 1}
-        made = admin.post("/admin/keys", json={"tenant": uuid.uuid4().hex, "name": "limited", "limits": limits})
-        made.raise_for_status()
-        with self._client(made.json()["key"]) as limited:
+        with self._limited(admin, requests_per_minute=1, tokens_per_minute=100_000, budget_usd_per_day=1) as limited:
             for _ in range(2):
                 self._post(limited, "/v1/chat/completions", _chat("limited"))
         with self._client("sw_live_nobody") as nobody:
@@ -102,15 +100,29 @@ class Traffic:
             job = http.get(f"/v1/jobs/{accepted.json()['id']}", params={"wait": 5})
             assert job.json()["finished_at"], job.text
 
+        self._cancellations(http)
+
+    def _cancellations(self, http: httpx2.Client) -> None:
+        """The second waits still, for the stack's worker runs one at a time."""
+        slow = {"endpoint": "/v1/chat/completions", "body": _chat("[[sim ttft_ms=5000]]")}
+        for job in [self._post(http, "/v1/jobs", slow).json()["id"] for _ in range(2)][::-1]:
+            http.delete(f"/v1/jobs/{job}").raise_for_status()
+
     def _crowding(self, http: httpx2.Client) -> None:
         self._together(
             http, "/v1/chat/completions", [_chat("[[sim ttft_ms=500]]", seed=n) for n in range(_MORE_THAN_FIT)]
         )
 
-    def _without_limits(self, http: httpx2.Client) -> None:
-        with Redis.from_url(self.limits_url) as limits:
-            limits.client_pause(_FROZEN_MS)
-            self._post(http, "/v1/chat/completions", _chat("unlimited"))
+    def _without_limits(self, admin: httpx2.Client) -> None:
+        with self._limited(admin, requests_per_minute=1_000) as limited, Redis.from_url(self.limits_url) as store:
+            self._post(limited, "/v1/chat/completions", _chat("the store answers"))
+            store.client_pause(_FROZEN_MS)
+            self._post(limited, "/v1/chat/completions", _chat("the store is silent"))
+
+    def _limited(self, admin: httpx2.Client, **limits: float) -> httpx2.Client:
+        made = admin.post("/admin/keys", json={"tenant": uuid.uuid4().hex, "name": "limited", "limits": limits})
+        made.raise_for_status()
+        return self._client(made.json()["key"])
 
     def _together(self, http: httpx2.Client, path: str, bodies: Sequence[dict[str, Any]]) -> None:
         with ThreadPoolExecutor(len(bodies)) as pool:

@@ -20,6 +20,11 @@ def test_every_part_has_its_documented_port() -> None:
         "valkey-state": 6391,
         "valkey-limits": 6392,
         "valkey-cache": 6393,
+        "gateway-metrics": 9464,
+        "inference-metrics": 9465,
+        "cache-metrics": 9466,
+        "jobs-metrics": 9467,
+        "worker-metrics": 9468,
     }
 
 

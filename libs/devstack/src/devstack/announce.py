@@ -80,6 +80,11 @@ def _wait(url: str, deadline: float) -> None:
         time.sleep(_POLL_S)
 
 
+def _metrics_pages(environment: Mapping[str, str]) -> str:
+    named = {name: environment.get(f"{name.upper()}_METRICS_PORT", "0") for name in plan.MEASURED}
+    return "  ".join(f"{name} :{port}" for name, port in named.items() if port != "0") or "none"
+
+
 def banner(client: Mapping[str, str], environment: Mapping[str, str], took_s: float, local: LocalDir) -> str:
     """Return what `up` prints when everything is there; the three commands work as they are when pasted."""
     base_url, key = client["OPENAI_BASE_URL"], client["OPENAI_API_KEY"]
@@ -92,6 +97,7 @@ Spillway is ready ({took_s:.1f} s). Ctrl-C stops it.
   development key   {key}
   upstream          {environment["INFERENCE_UPSTREAM_BASE_URL"]}
   for your shell    . {shlex.quote(str(local.dev_env))}
+  metrics           {_metrics_pages(environment)}
 
 One question, twice the same is answered from the cache:
 

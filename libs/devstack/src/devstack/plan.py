@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from devstack.upstream import Upstream
 
 SERVICES = ("gateway", "inference", "cache", "jobs", "worker", "simulator")
+MEASURED = ("gateway", "inference", "cache", "jobs", "worker")
 MODULES = {"worker": "jobs.worker"}
 """Where the process is not the package of its name."""
 DRAIN_TIMEOUT_S = 2
@@ -126,7 +127,8 @@ def _environment(assigned: Mapping[str, int], secrets: Mapping[str, str], upstre
         "SPILLWAY_INFERENCE_URL": inference,
         "SPILLWAY_CACHE_URL": cache,
     }
-    for name in ("GATEWAY", "INFERENCE", "CACHE", "JOBS", "WORKER"):
+    for name in map(str.upper, MEASURED):
+        environment[f"{name}_METRICS_PORT"] = str(assigned[f"{name.lower()}-metrics"])
         stages_s = {"DRAIN_DELAY_S": 0, "DRAIN_TIMEOUT_S": DRAIN_TIMEOUT_S, "FLUSH_TIMEOUT_S": FLUSH_TIMEOUT_S}
         environment |= {f"{name}_{stage}": str(limit_s) for stage, limit_s in stages_s.items()}
     if upstream.default_model:

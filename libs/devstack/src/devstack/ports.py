@@ -24,8 +24,13 @@ DEFAULTS = {
     "inference": 8081,
     "gateway": 8080,
     "traces": 4318,
+    "gateway-metrics": 9464,
+    "inference-metrics": 9465,
+    "cache-metrics": 9466,
+    "jobs-metrics": 9467,
+    "worker-metrics": 9468,
 }
-_OWN_VARIABLE = {"gateway", "inference", "cache", "jobs", "worker", "simulator"}
+_OWN_VARIABLE = DEFAULTS.keys() - {"valkey-state", "valkey-limits", "valkey-cache", "traces"}
 _LAST_PORT = 65_535
 
 
@@ -37,7 +42,7 @@ def assign(environ: Mapping[str, str]) -> dict[str, int]:
     offset = _number(environ, OFFSET_VARIABLE, 0)
     ports = {}
     for part, default in DEFAULTS.items():
-        variable = f"{part.upper()}_PORT"
+        variable = f"{part.upper().replace('-', '_')}_PORT"
         port = default + offset
         if part in _OWN_VARIABLE:
             port = _number(environ, variable, port)

@@ -24,7 +24,8 @@ def run(service: str, port: int | None) -> NoReturn:
     if service == "inference" and plan.UPSTREAM_KEY not in stack:
         stack[plan.UPSTREAM_KEY] = _upstream_key(stack)
     print(f"{service}: {plan.url(port)}", flush=True)
-    environment = {**os.environ, **stack, f"{service.upper()}_PORT": str(port)}
+    own_ports = {f"{service.upper()}_PORT": str(port), f"{service.upper()}_METRICS_PORT": str(ports.find_free())}
+    environment = {**os.environ, **stack, **own_ports}
     os.execve(sys.executable, [sys.executable, "-m", plan.MODULES.get(service, service)], environment)  # noqa: S606  # the service itself, no shell
 
 

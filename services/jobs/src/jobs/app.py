@@ -54,7 +54,7 @@ def create_app(
             stack.push_async_callback(close, redis)
             health.add_shared("state_store", lambda: is_reachable(redis))
             metrics = Metrics(meter or NoOpMeter("jobs"))
-            state = _state(settings, redis, metrics, StoreSpans("state", provider))
+            state = _state(settings, redis, metrics, StoreSpans("state", provider, meter))
             figures = QueueFigures(state["store"].figures)
             await stack.enter_async_context(figures.watching())
             metrics.observe_api(state["transitions"], figures)

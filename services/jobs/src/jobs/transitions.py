@@ -5,17 +5,16 @@ The server's TIME is the clock; a test may hand in one of its own.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from redis.exceptions import RedisError
 
 from common.spans import UNTRACED, StoreSpans
 from jobs.errors import StoreUnavailable
-from jobs.record import Claim, Record, pairs
+from jobs.record import FINAL, Claim, Endpoint, Record, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -78,9 +77,9 @@ class Transitions:
         note_end: Callable[[str, float], None] = lambda _state, _seconds: None,
     ) -> None:
         """`note_end` is told of each job that a transition of this process ended: its state, and its age in seconds."""
-        self.submitted: Counter[str] = Counter()
+        self.submitted: Counter[str] = Counter(dict.fromkeys(get_args(Endpoint), 0))
         """By endpoint."""
-        self.finished: Counter[str] = Counter()
+        self.finished: Counter[str] = Counter(dict.fromkeys(FINAL, 0))
         """By final state."""
         self._scripts = {
             name: redis.register_script(_text(name))
@@ -159,9 +158,9 @@ class Transitions:
 
     async def _run(self, name: str, *args: str | bytes | float) -> Any:
         now = "" if self._clock is None else self._clock()
-        traced = self._spans.operation(name) if name not in _UNTRACED else contextlib.nullcontext()
+        operation = self._spans.in_background if name in _UNTRACED else self._spans.operation
         try:
-            with traced:
+            with operation(name):
                 reply, ended = await self._scripts[name](keys=[self._prefix], args=[now, *args])
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(type(error).__name__) from error

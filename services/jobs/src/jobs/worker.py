@@ -57,11 +57,11 @@ def create_app(
             redis: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(close, redis)
             health.add_shared("state_store", lambda: is_reachable(redis))
-            store = JobStore(redis, max_bytes=settings.max_bytes)
+            spans = StoreSpans("state", provider, meter)
+            store = JobStore(redis, max_bytes=settings.max_bytes, spans=spans)
             metrics = Metrics(meter or NoOpMeter("worker"))
-            spans = StoreSpans("state", provider)
             transitions = Transitions(redis, max_bytes=store.max_bytes, spans=spans, note_end=metrics.ended)
-            client = create_client(base_url=settings.gateway_url, tracer_provider=provider)
+            client = create_client(base_url=settings.gateway_url, tracer_provider=provider, meter=meter)
             execution = Execution(
                 Replayer(
                     await stack.enter_async_context(client),
