@@ -60,8 +60,8 @@ COSTS: Mapping[Kind, Cost] = {
     ),
 }
 
-LIMITS_CPU_MS = 0.4
-"""Of the gateway, for a key with limits: two scripts, of which the second goes with others."""
+LIMITS_CPU_MS = 0.2
+"""Of the gateway, for a key with limits: one script through redis-py; the second goes with others."""
 OPEN_CPU_MS_PER_S = {"gateway": 0.5, "cache": 0.54}
 """While an answer is under way that others may follow: its leader shows the cache once a second that it lives."""
 OPEN_CALLS_PER_S = {"cache": 2.0, "limits": 0.1}
