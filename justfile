@@ -133,8 +133,8 @@ images-lint: setup
 [private]
 manifests: setup
     '{{ bin }}/yamllint' --strict infra docs/models
-    '{{ bin }}/check-jsonschema' --builtin-schema vendor.compose-spec infra/compose/compose.yaml
-    '{{ bin }}/pytest' -q -p no:randomly tests/unit/infra/k8s
+    '{{ bin }}/check-jsonschema' --quiet --builtin-schema vendor.compose-spec infra/compose/compose.yaml
+    '{{ bin }}/pytest' -q -p no:randomly tests/unit/infra/k8s/test_sources.py tests/unit/infra/k8s/test_rendered.py
 
 # The workflows and what Render and Fly read fit their schemas
 [private]
@@ -151,10 +151,10 @@ platforms-lint: setup
 advisories *args:
     @sh infra/supply/advisories.sh "$@"
 
-# Write the OpenAPI snapshots of the services (docs/openapi)
+# Write the services' contracts; `openapi docs/openapi/released` at a release
 [group('quality')]
-openapi: setup
-    '{{ python }}' -m devstack openapi docs/openapi
+openapi *directory: setup
+    '{{ python }}' -m devstack openapi "${1:-docs/openapi}"
 
 # Write Grafana's dashboards (infra/compose/grafana/dashboards)
 [group('quality')]

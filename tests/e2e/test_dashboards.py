@@ -15,7 +15,7 @@ from devstack import env_file, ports
 from e2e.up_process import CHECKOUT, UP, UpProcess, free_offset
 from support.platform import eventually
 from support.prometheus import Prometheus, free_port, needs_prometheus, prometheus
-from support.traffic import MOST_REQUESTS, Traffic, models_yaml
+from support.traffic import SETTINGS, Traffic, models_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,11 +64,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Promethe
     models.write_text(models_yaml(f"http://{ports.HOST}:{ports.DEFAULTS['simulator'] + offset}"))
     pages = {service: free_port() for service in SERVICES}
     settings = {f"{service.upper()}_METRICS_PORT": str(port) for service, port in pages.items()}
-    settings |= {
-        "INFERENCE_MODELS_FILE": str(models),
-        "GATEWAY_MAX_REQUESTS": str(MOST_REQUESTS),
-        "JOBS_MAX_ATTEMPTS": "1",
-    }
+    settings |= SETTINGS | {"INFERENCE_MODELS_FILE": str(models)}
     with UpProcess(directory / "local", offset, UP, **settings) as up:
         known = up.client | env_file.read(up.local / "stack.env")
         traffic = Traffic(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class Machine(RuleBasedStateMachine):
         self.ring: list[str] = []
         self.ready: dict[str, list[str]] = {tenant: [] for tenant in TENANTS}
         self.final: dict[str, str] = {}
+        self.finished: Counter[str] = Counter()
 
     def do(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(coroutine)
@@ -80,6 +82,7 @@ class Machine(RuleBasedStateMachine):
             if not self.ready[job.tenant]:
                 self.ring.remove(job.tenant)
         job.state, job.is_dead = state, dead
+        self.finished[state] += 1
         job.ends = self.queue.now + (7 * DAY if dead else DAY)
 
     def open_jobs(self, tenant: str | None = None) -> int:
@@ -251,6 +254,11 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_store_is_what_the_model_says(self) -> None:
         self.do(self.compare())
+
+    @invariant()
+    def each_end_is_counted_once_however_often_it_is_said(self) -> None:
+        assert self.queue.transitions.finished == self.finished
+        assert self.queue.transitions.submitted.total() == len(self.jobs) + len(self.gone)
 
     async def compare(self) -> None:
         redis, prefix = self.queue.redis, self.queue.prefix

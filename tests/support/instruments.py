@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 
+from common import metrics
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -18,7 +20,7 @@ class Instruments:
 
     def __init__(self) -> None:
         self._reader = InMemoryMetricReader()
-        self._provider = MeterProvider([self._reader], shutdown_on_exit=False)
+        self._provider = MeterProvider([self._reader], shutdown_on_exit=False, views=metrics.views())
         self.meter: Meter = self._provider.get_meter("tests")
 
     def points(self, name: str, attributes: Mapping[str, object] | None = None) -> list[Any]:
@@ -35,6 +37,15 @@ class Instruments:
             point.count if isinstance(point, HistogramDataPoint) else point.value
             for point in self.points(name, attributes)
         )
+
+    def values(self, name: str, *attributes: str) -> dict[tuple[Any, ...], float]:
+        """The values, or of a histogram the counts, by these attributes; None stands for one that is not there."""
+        found: dict[tuple[Any, ...], float] = {}
+        for point in self.points(name):
+            key = tuple(point.attributes.get(attribute) for attribute in attributes)
+            value = point.count if isinstance(point, HistogramDataPoint) else point.value
+            found[key] = found.get(key, 0) + value
+        return found
 
     def total(self, name: str, attributes: Mapping[str, object] | None = None) -> float:
         """The sum of all that a histogram recorded."""

@@ -13,6 +13,8 @@ from jobs.record import Record
 from jobs.transitions import Bounds, NewJob, Transitions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jobs.record import Claim
     from jobs.transitions import AcceptOutcome
 
@@ -27,14 +29,24 @@ _NUMBERS = itertools.count()
 class JobQueue:
     """`now` stands still until a test changes it, milliseconds."""
 
-    def __init__(self, url: str, *, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        max_bytes: int = MAX_BYTES,
+        note_end: Callable[[str, float], None] = lambda _state, _seconds: None,
+    ) -> None:
         self.now = NOW
         self.max_bytes = max_bytes
         self.bounds = Bounds(open_per_tenant=1_000, open_in_all=10_000)
         self.redis: Any = Redis.from_url(url)
         self.prefix = f"v1:{{jobs-{os.getpid()}-{next(_NUMBERS)}}}"
         self.transitions = Transitions(
-            self.redis, max_bytes=lambda: self.max_bytes, prefix=self.prefix, clock=lambda: self.now
+            self.redis,
+            max_bytes=lambda: self.max_bytes,
+            prefix=self.prefix,
+            clock=lambda: self.now,
+            note_end=note_end,
         )
 
     async def accept(self, job_id: str, tenant: str = "alice", **fields: Any) -> tuple[AcceptOutcome, str]:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from pydantic_settings import BaseSettings
 
+    from common.settings import ServiceSettings
     from support.kustomization import Object
 
-SETTINGS: dict[str, type[BaseSettings]] = {
+SETTINGS: dict[str, type[ServiceSettings]] = {
     "gateway": gateway.settings.Settings,
     "inference": inference.settings.Settings,
     "cache": cache.settings.Settings,
@@ -26,7 +27,7 @@ SETTINGS: dict[str, type[BaseSettings]] = {
     "worker": jobs.settings.WorkerSettings,
 }
 SERVICES = tuple(SETTINGS)
-PREFIXED = SETTINGS | {"simulator": SimulatorSettings}
+PREFIXED: dict[str, type[BaseSettings]] = {**SETTINGS, "simulator": SimulatorSettings}
 WORKLOADS = ("Deployment", "StatefulSet")
 NAME = "app.kubernetes.io/name"
 

@@ -31,6 +31,8 @@ from support.server import running
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from opentelemetry.metrics import Meter
+
 T = TypeVar("T")
 _TLS = ssl.create_default_context()  # made once: nothing here speaks TLS, and each one costs a client 30 ms
 BOUND_S = 10
@@ -66,7 +68,7 @@ class Platform:
     gateway_settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Those of the gateway, for further replicas of it."""
     instruments: Mapping[str, Instruments] = field(default_factory=dict, repr=False)
-    """Of `inference`, `cache`, `jobs` and `worker`."""
+    """Of `gateway`, `inference`, `cache`, `jobs` and `worker`."""
 
     def http(self, key: str | None = None, **headers: str) -> httpx2.Client:
         """A plain client of the gateway: no retries, no opinion about bodies."""
@@ -137,7 +139,7 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
     workers: int = 1,
 ) -> Iterator[Platform]:
     """Run the parts over these stores; the arguments named `of_` are settings of theirs that differ."""
-    instruments = {name: Instruments() for name in ("inference", "cache", "jobs", "worker")}
+    instruments = {name: Instruments() for name in ("gateway", "inference", "cache", "jobs", "worker")}
     with contextlib.ExitStack() as stack:
         simulator_url = stack.enter_context(
             running(
@@ -172,7 +174,9 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
         )
         queue = {"state_url": state_url, "seal_secret": JOBS_SEAL_SECRET, "reap_interval_s": 0.1}
         jobs_settings: dict[str, Any] = {**queue, "hop_secret": SECRETS["jobs_hop_secret"]} | (of_jobs or {})
-        jobs_url = stack.enter_context(running(jobs.app.create_app(jobs.settings.Settings(**jobs_settings))))
+        jobs_url = stack.enter_context(
+            running(jobs.app.create_app(jobs.settings.Settings(**jobs_settings), meter=instruments["jobs"].meter))
+        )
         gateway_settings: dict[str, Any] = {
             **SECRETS,
             "state_url": state_url,
@@ -190,14 +194,14 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
         door = gateway.app.door_of(settings)
         gateway_url = stack.enter_context(
             running(
-                gateway.app.create_app(settings),
+                gateway.app.create_app(settings, meter=instruments["gateway"].meter),
                 http=guarded(door),
                 proxy_headers=bool(door.trusted_proxies),
                 forwarded_allow_ips=list(door.trusted_proxies),
             )
         )
         for _ in range(workers):
-            stack.enter_context(worker(state_url, gateway_url, **(of_worker or {})))
+            stack.enter_context(worker(state_url, gateway_url, meter=instruments["worker"].meter, **(of_worker or {})))
         alice, bob = (make_key(gateway_url, tenant) for tenant in ("alice", "bob"))
         yield Platform(
             gateway_url,
@@ -213,7 +217,7 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
 
 
 @contextlib.contextmanager
-def worker(state_url: str, gateway_url: str, **settings: Any) -> Iterator[None]:
+def worker(state_url: str, gateway_url: str, *, meter: Meter | None = None, **settings: Any) -> Iterator[None]:
     """Run a worker of the platform's jobs."""
     known: dict[str, Any] = {
         "state_url": state_url,
@@ -223,7 +227,7 @@ def worker(state_url: str, gateway_url: str, **settings: Any) -> Iterator[None]:
         "gateway_hop_secret": SECRETS["hop_secret"],
         "retry_base_s": 0.01,
     }
-    with running(jobs.worker.create_app(jobs.settings.WorkerSettings(**(known | settings)))):
+    with running(jobs.worker.create_app(jobs.settings.WorkerSettings(**(known | settings)), meter=meter)):
         yield
 
 

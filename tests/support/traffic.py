@@ -37,8 +37,8 @@ _PRICE = "{input_usd: 1, output_usd: 2, as_of: 2026-11-01}"
 _BOUND_S = 30
 _FROZEN_MS = 1_500
 _MORE_THAN_FIT = 40
-MOST_REQUESTS = 16
-"""What the gateway of the stack has to be set to (`GATEWAY_MAX_REQUESTS`) for `crowding` to be too much for it."""
+SETTINGS = {"GATEWAY_MAX_REQUESTS": "16", "GATEWAY_MAX_CONCURRENCY": "4", "JOBS_MAX_ATTEMPTS": "1"}
+"""Of the stack: forty are then too many for its door, some of the others wait, and a job that fails is dead at once."""
 
 
 def models_yaml(simulator: str) -> str:
@@ -62,7 +62,7 @@ class Traffic:
             self._refusals(http, admin)
             self._jobs(http)
             self._crowding(http)
-            self._without_limits(http)
+            self._without_limits(admin)
 
     def _answers(self, http: httpx2.Client) -> None:
         repeated = _chat("once and again")
@@ -85,10 +85,7 @@ class Traffic:
         self._post(http, "/v1/chat/completions", _chat("elsewhere", model="sim-gone"))
 
     def _refusals(self, http: httpx2.Client, admin: httpx2.Client) -> None:
-        limits = {"requests_per_minute": 1, "tokens_per_minute": 100_000, "budget_usd_per_day": 1}
-        made = admin.post("/admin/keys", json={"tenant": uuid.uuid4().hex, "name": "limited", "limits": limits})
-        made.raise_for_status()
-        with self._client(made.json()["key"]) as limited:
+        with self._limited(admin, requests_per_minute=1) as limited:
             for _ in range(2):
                 self._post(limited, "/v1/chat/completions", _chat("limited"))
         with self._client("sw_live_nobody") as nobody:
@@ -107,10 +104,16 @@ class Traffic:
             http, "/v1/chat/completions", [_chat("[[sim ttft_ms=500]]", seed=n) for n in range(_MORE_THAN_FIT)]
         )
 
-    def _without_limits(self, http: httpx2.Client) -> None:
-        with Redis.from_url(self.limits_url) as limits:
-            limits.client_pause(_FROZEN_MS)
-            self._post(http, "/v1/chat/completions", _chat("unlimited"))
+    def _without_limits(self, admin: httpx2.Client) -> None:
+        with self._limited(admin, requests_per_minute=1_000) as limited, Redis.from_url(self.limits_url) as store:
+            self._post(limited, "/v1/chat/completions", _chat("the store answers"))
+            store.client_pause(_FROZEN_MS)
+            self._post(limited, "/v1/chat/completions", _chat("the store is silent"))
+
+    def _limited(self, admin: httpx2.Client, **limits: int) -> httpx2.Client:
+        made = admin.post("/admin/keys", json={"tenant": uuid.uuid4().hex, "name": "limited", "limits": limits})
+        made.raise_for_status()
+        return self._client(made.json()["key"])
 
     def _together(self, http: httpx2.Client, path: str, bodies: Sequence[dict[str, Any]]) -> None:
         with ThreadPoolExecutor(len(bodies)) as pool:

@@ -35,6 +35,20 @@ def runbooks() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
+def compose() -> dict[str, Any]:
+    services: dict[str, Any] = yaml.safe_load((ROOT / "infra/compose/compose.yaml").read_text())["services"]
+    return services
+
+
+def networks(service: str) -> set[str]:
+    return set(compose()[service]["networks"])
+
+
+def aliases(service: str, network: str) -> list[str]:
+    found = compose()[service]["networks"]
+    return found[network].get("aliases", []) if isinstance(found, dict) else []
+
+
 def promtool(*arguments: str | Path) -> None:
     assert PROMTOOL is not None
     done = subprocess.run([PROMTOOL, *arguments], capture_output=True, text=True, check=False)  # noqa: S603  # ours
@@ -89,7 +103,7 @@ def test_the_alerts_fire_when_they_should(path: Path) -> None:
 def test_every_service_is_scraped_under_its_own_name_with_all_its_replicas() -> None:
     scraped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
     found = {job["job_name"]: [(each["names"], each["port"]) for each in job["dns_sd_configs"]] for job in scraped}
-    assert found == {service: [([service], 9464)] for service in SERVICES}
+    assert found == {part: [([part], 9464)] for part in (*SERVICES, "traefik", "collector", "jaeger")}
 
 
 def test_grafana_knows_prometheus_and_jaeger_and_links_exemplars_to_traces() -> None:
@@ -100,3 +114,31 @@ def test_grafana_knows_prometheus_and_jaeger_and_links_exemplars_to_traces() -> 
     assert (link["name"], link["datasourceUid"]) == ("trace_id", "jaeger")
     scrapes = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["global"]
     assert by_uid["prometheus"]["jsonData"]["timeInterval"] == scrapes["scrape_interval"]
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_the_compose_stack_lets_prometheus_find_every_replica_of_a_service(name: str) -> None:
+    prometheus = networks("prometheus")
+    variable = f"{name.upper()}_METRICS_PORT"
+    replicas = {found: each for found, each in compose().items() if variable in (each.get("environment") or {})}
+    assert replicas
+    for found, replica in replicas.items():
+        assert replica["environment"][variable] == "9464"
+        assert replica["environment"][f"{name.upper()}_METRICS_HOST"] == "0.0.0.0"  # noqa: S104  # within its container
+        reached_as = {found, *(name for network in prometheus & networks(found) for name in aliases(found, network))}
+        assert name in reached_as
+
+
+def test_the_compose_stack_lets_grafana_reach_both_its_sources() -> None:
+    assert networks("grafana") & networks("prometheus")
+    assert networks("grafana") & networks("jaeger")
+
+
+def test_the_compose_stack_mounts_what_is_here_where_grafana_and_prometheus_look() -> None:
+    services = compose()
+    (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/spillway.yaml").read_text())["providers"]
+    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in services["grafana"]["volumes"]
+    assert "./grafana/provisioning:/etc/grafana/provisioning:ro" in services["grafana"]["volumes"]
+    assert "./prometheus:/etc/prometheus:ro" in services["prometheus"]["volumes"]
+    assert "--config.file=/etc/prometheus/prometheus.yml" in services["prometheus"]["command"]
+    assert "--enable-feature=exemplar-storage" in services["prometheus"]["command"]

@@ -12,7 +12,7 @@ from common.errors import Overloaded
 from common.health import Health
 from common.overload.shedder import Shedder
 from common.service import frame
-from support.readings import Metered
+from support.instruments import Instruments
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ DURATION = "http.server.request.duration"
 ATTRIBUTES = ("http.request.method", "http.route", "http.response.status_code", "error.type")
 
 
-def serve(metered: Metered, shedder: Shedder | None = None) -> TestClient:
+def serve(instruments: Instruments, shedder: Shedder | None = None) -> TestClient:
     router = APIRouter()
 
     @router.get("/things/{name}")
@@ -38,7 +38,7 @@ def serve(metered: Metered, shedder: Shedder | None = None) -> TestClient:
 
     @router.get("/counted")
     async def counted() -> dict[str, float]:
-        return {"active": metered.values("http.server.active_requests")[()]}
+        return {"active": instruments.values("http.server.active_requests")[()]}
 
     app = frame(
         "test",
@@ -46,7 +46,7 @@ def serve(metered: Metered, shedder: Shedder | None = None) -> TestClient:
         health=Health(),
         routers=[router],
         tracer_provider=None,
-        meter=metered.meter,
+        meter=instruments.meter,
         shedder=shedder,
     )
     return TestClient(app)
@@ -58,14 +58,14 @@ async def _nothing(_: FastAPI) -> AsyncIterator[None]:
 
 
 def test_a_request_is_one_record_with_its_route_and_status() -> None:
-    metered = Metered()
-    with serve(metered) as client:
+    instruments = Instruments()
+    with serve(instruments) as client:
         client.get("/things/one")
         client.get("/things/two")
         client.get("/busy")
         client.get("/broken")
 
-    assert metered.values(DURATION, *ATTRIBUTES) == {
+    assert instruments.values(DURATION, *ATTRIBUTES) == {
         ("GET", "/things/{name}", 200, None): 2,
         ("GET", "/busy", 503, "503"): 1,
         ("GET", "/broken", 500, "500"): 1,
@@ -73,37 +73,37 @@ def test_a_request_is_one_record_with_its_route_and_status() -> None:
 
 
 def test_its_buckets_reach_from_a_cache_hit_to_a_long_answer() -> None:
-    metered = Metered()
-    with serve(metered) as client:
+    instruments = Instruments()
+    with serve(instruments) as client:
         client.get("/things/one")
 
-    [point] = metered.points(DURATION)
+    [point] = instruments.points(DURATION)
     assert (point.explicit_bounds[0], point.explicit_bounds[-1]) == (0.005, 600)
 
 
 def test_a_request_under_way_is_active_and_no_more_after_it() -> None:
-    metered = Metered()
-    with serve(metered) as client:
+    instruments = Instruments()
+    with serve(instruments) as client:
         assert client.get("/counted").json() == {"active": 1}
-    assert metered.values("http.server.active_requests") == {(): 0}
+    assert instruments.values("http.server.active_requests") == {(): 0}
 
 
 def test_health_is_no_traffic() -> None:
-    metered = Metered()
-    with serve(metered) as client:
+    instruments = Instruments()
+    with serve(instruments) as client:
         client.get("/livez")
-    assert metered.points(DURATION) == []
+    assert instruments.points(DURATION) == []
 
 
 def test_a_thousand_made_up_paths_and_methods_are_two_series() -> None:
-    metered = Metered()
-    with serve(metered) as client:
+    instruments = Instruments()
+    with serve(instruments) as client:
         for number in range(1000):
             client.get(f"/made-up-{number}")
             client.request(f"MADEUP{number}", f"/made-up-{number}")
             client.get(f"/things/made-up-{number}")
 
-    assert metered.values(DURATION, *ATTRIBUTES) == {
+    assert instruments.values(DURATION, *ATTRIBUTES) == {
         ("GET", None, 404, None): 1000,
         ("_OTHER", None, 404, None): 1000,
         ("GET", "/things/{name}", 200, None): 1000,
@@ -111,20 +111,20 @@ def test_a_thousand_made_up_paths_and_methods_are_two_series() -> None:
 
 
 def test_a_request_refused_at_the_door_is_counted_with_its_reason() -> None:
-    metered = Metered()
-    with serve(metered, Shedder(max_requests=0)) as client:
+    instruments = Instruments()
+    with serve(instruments, Shedder(max_requests=0)) as client:
         assert client.get("/things/one").status_code == 503
 
-    assert metered.values(DURATION, *ATTRIBUTES) == {("GET", None, 503, "503"): 1}
-    shed = metered.values("spillway.shed", "reason")
+    assert instruments.values(DURATION, *ATTRIBUTES) == {("GET", None, 503, "503"): 1}
+    shed = instruments.values("spillway.shed", "reason")
     assert shed["requests",] == 1
     assert sum(shed.values()) == 1
     assert set(shed) == {("turn",), ("lag",), ("memory",), ("bodies",), ("requests",)}, "a rate needs the zero before"
 
 
 def test_every_process_shows_its_memory_its_processor_time_and_its_lag() -> None:
-    metered = Metered()
-    with serve(metered):
-        assert metered.values("spillway.memory.usage")[()] > 1_000_000
-        assert metered.values("process.cpu.time")[()] > 0
-        assert metered.values("spillway.event_loop.lag")[()] >= 0
+    instruments = Instruments()
+    with serve(instruments):
+        assert instruments.values("spillway.memory.usage")[()] > 1_000_000
+        assert instruments.values("process.cpu.time")[()] > 0
+        assert instruments.values("spillway.event_loop.lag")[()] >= 0

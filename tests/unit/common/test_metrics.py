@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from common import metrics
-from support.readings import Metered
+from support.instruments import Instruments
 
 
 @pytest.fixture(autouse=True)
@@ -63,19 +63,19 @@ def test_metrics_are_exported_when_a_collector_is_named_that_takes_them(
 
 
 def test_what_is_counted_in_plain_attributes_is_read_when_somebody_looks() -> None:
-    metered = Metered()
+    instruments = Instruments()
     outcomes: Counter[tuple[str, str]] = Counter({("hit", "/v1/embeddings"): 0})
-    metered.meter.create_observable_counter(
+    instruments.meter.create_observable_counter(
         "spillway.cache.requests", [metrics.reading_each(lambda: outcomes, "outcome", "endpoint")]
     )
     outcomes["hit", "/v1/embeddings"] += 2
 
-    assert metered.values("spillway.cache.requests", "outcome", "endpoint") == {("hit", "/v1/embeddings"): 2}
+    assert instruments.values("spillway.cache.requests", "outcome", "endpoint") == {("hit", "/v1/embeddings"): 2}
 
 
 def test_every_histogram_of_the_product_has_buckets_of_its_own() -> None:
-    metered = Metered()
+    instruments = Instruments()
     for name, bounds in metrics.BUCKETS.items():
-        metered.meter.create_histogram(name).record(1)
-        [point] = metered.points(name)
+        instruments.meter.create_histogram(name).record(1)
+        [point] = instruments.points(name)
         assert point.explicit_bounds == bounds

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.errors import StoreUnavailable
+from jobs.execution import LostError
 from jobs.record import Claim, Record
 from jobs.runner import Runner
 from jobs.settings import WorkerSettings
@@ -73,15 +74,20 @@ class Queue:
 class Work:
     """Runs until it is told to end; remembers what was started and what was cancelled."""
 
-    def __init__(self) -> None:
+    def __init__(self, **ends: str) -> None:
+        self.ends = ends
+        """What the job of that id comes to at once; the others run on."""
         self.started: list[str] = []
         self.cancelled: list[str] = []
         self.changed = asyncio.Condition()
 
-    async def __call__(self, one: Claim) -> None:
+    async def __call__(self, one: Claim) -> str:
         await self._note(self.started, one.id)
+        if one.id in self.ends:
+            return self.ends[one.id]
         try:
             await asyncio.sleep(3600)
+            raise AssertionError("nobody waits for so long")
         except asyncio.CancelledError:
             await self._note(self.cancelled, one.id)
             raise
@@ -96,8 +102,9 @@ class Work:
             self.changed.notify_all()
 
 
-def runner(queue: Queue, work: Any, clock: Clock, **changed: Any) -> Runner:
-    return Runner(queue, queue, queue, work, settings(**changed), clock=clock)  # type: ignore[arg-type]  # stand-ins
+def runner(queue: Queue, work: Any, clock: Clock, waits: list[float] | None = None, **changed: Any) -> Runner:
+    note_wait = ([] if waits is None else waits).append
+    return Runner(queue, queue, queue, work, settings(**changed), note_wait=note_wait, clock=clock)  # type: ignore[arg-type]  # stand-ins
 
 
 async def test_no_more_jobs_run_than_there_are_slots() -> None:
@@ -113,6 +120,32 @@ async def test_a_stopping_worker_gives_back_what_runs_with_its_attempt() -> None
         await work.until(work.started, 2)
     assert sorted(work.cancelled) == ["job_0", "job_1"]
     assert sorted(queue.released) == [("job_0", True), ("job_1", True)]
+
+
+async def test_each_run_is_counted_by_how_it_ended_and_each_claim_with_its_wait() -> None:
+    queue, work, waits = Queue(3), Work(job_0="succeeded"), list[float]()
+    one = runner(queue, work, Clock(), waits)
+    async with one.running():
+        await work.until(work.started, 3)
+        queue.stopped = {("job_1", 1)}
+        await work.until(work.cancelled, 1)
+    assert one.attempts == {"succeeded": 1, "stopped": 1, "given_back": 1}
+    assert waits == [0, 0, 0]
+
+
+async def test_a_run_that_nobody_foresaw_and_one_that_was_lost_are_counted_too() -> None:
+    queue, over = Queue(2), asyncio.Event()
+
+    async def work(one: Claim) -> str:
+        if one.id == "job_0":
+            raise LostError
+        over.set()
+        raise ValueError
+
+    running = runner(queue, work, Clock())
+    async with asyncio.timeout(BOUND_S), running.running():
+        await over.wait()
+    assert running.attempts == {"stopped": 1, "internal_error": 1}
 
 
 @pytest.mark.parametrize("beat", ["lost", "cancel"])

@@ -12,7 +12,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.metrics import CallbackOptions, Meter, NoOpMeter, Observation
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, NoOpMeter, Observation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -101,6 +101,12 @@ def meter(provider: MeterProvider | None, service: str) -> Meter:
 def is_off(meter: Meter) -> bool:
     """Whether nothing that is recorded on it goes anywhere, so that it need not be recorded."""
     return isinstance(meter, NoOpMeter)
+
+
+def store_durations(meter: Meter) -> Histogram:
+    return meter.create_histogram(
+        "db.client.operation.duration", "s", "Of an operation of a store, whatever the number of its commands."
+    )
 
 
 def reading(read: Callable[[], float]) -> Callable[[CallbackOptions], Iterable[Observation]]:

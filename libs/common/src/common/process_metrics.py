@@ -1,4 +1,4 @@
-"""What a process uses, and how late its event loop runs what is due."""
+"""What a process uses, how late its event loop runs what is due, and what it turns away or loses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.background import end
-from common.metrics import reading
+from common.metrics import reading, reading_each
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from opentelemetry.metrics import Meter
+
+    from common.overload.shedder import Shedder
+    from common.refusals import Refusals
 
 LAG_SAMPLE_S = 0.1
 LAG_WINDOW_S = 15.0
@@ -68,6 +71,29 @@ def observe(meter: Meter, lag: LoopLag) -> None:
     meter.create_observable_counter(
         "process.cpu.time", [reading(time.process_time)], "s", "Processor time used, of all threads."
     )
+
+
+def observe_losses(meter: Meter, refusals: Refusals, shedder: Shedder | None, dropped_spans: Callable[[], int]) -> None:
+    """Declare the instruments of what a process turns away, and of the telemetry that it loses."""
+    meter.create_observable_counter(
+        "spillway.refusals",
+        [reading_each(lambda: refusals.counts, "reason", "scope")],
+        "{request}",
+        "Requests that got an error of the platform's, by its code and by whose limit it was.",
+    )
+    meter.create_observable_counter(
+        "spillway.telemetry.dropped",
+        [reading_each(lambda: {("spans",): dropped_spans()}, "signal")],
+        "{span}",
+        "Spans that found the queue full, or that no collector took.",
+    )
+    if shedder is not None:
+        meter.create_observable_counter(
+            "spillway.shed",
+            [reading_each(lambda: {(reason,): count for reason, count in dict(shedder.refused_for).items()}, "reason")],
+            "{request}",
+            "Requests refused at the door, by what there was too much of.",
+        )
 
 
 def _resident_bytes() -> int:

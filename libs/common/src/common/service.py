@@ -12,6 +12,7 @@ from common.http_metrics import ServerMetrics
 from common.middleware import RequestScope
 from common.overload.gate import Gate
 from common.refusals import Refusals
+from common.server_spans import ServerSpans
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -36,7 +37,7 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     tracer_provider: TracerProvider | None,
     meter: Meter | None = None,
     edge: bool = False,
-    is_ours: Callable[[str], bool] | None = None,
+    is_ours: Callable[[str], bool] = lambda _: False,
     shedder: Shedder | None = None,
     refusals: Refusals | None = None,
 ) -> FastAPI:
@@ -53,7 +54,7 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     if meter is not None and not metrics.is_off(meter):
         of_requests = ServerMetrics(meter)
         lifespan = _measured(meter, lifespan)
-        _declare_counts(meter, refusals, shedder, tracer_provider)
+        process_metrics.observe_losses(meter, refusals, shedder, lambda: telemetry.dropped_spans(tracer_provider))
     app = FastAPI(
         title=f"Spillway {name}",
         version="0.1.0",
@@ -66,13 +67,14 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     app.state.refusals = refusals
     errors.install(app, refusals)
     app.add_middleware(RequestScope, health=health, edge=edge, metrics=of_requests)
+    if tracer_provider is not None:  # around all of it: the last that is added is the outermost
+        app.add_middleware(ServerSpans, provider=tracer_provider, edge=edge, is_ours=is_ours)
     for router in (health.router(), *routers):
         app.include_router(router)
-    telemetry.instrument(app, tracer_provider, edge=edge, is_ours=is_ours)
     if shedder is not None:
-        # Outside of the tracing middleware as well, which is put in place in the same way: a refusal costs no span.
+        # Outside of all middleware: a refusal costs no span.
         build_stack = app.build_middleware_stack
-        app.build_middleware_stack = lambda: Gate(build_stack(), shedder, refusals, of_requests)  # type: ignore[method-assign]  # as contrib does
+        app.build_middleware_stack = lambda: Gate(build_stack(), shedder, refusals, of_requests)  # type: ignore[method-assign]  # the framework's own hook
     return app
 
 
@@ -86,27 +88,3 @@ def _measured(meter: Meter, lifespan: Lifespan) -> Lifespan:
             yield state
 
     return watched
-
-
-def _declare_counts(
-    meter: Meter, refusals: Refusals, shedder: Shedder | None, tracer_provider: TracerProvider | None
-) -> None:
-    meter.create_observable_counter(
-        "spillway.refusals",
-        [metrics.reading_each(lambda: refusals.counts, "reason", "scope")],
-        "{request}",
-        "Requests that got an error of the platform's, by its code and by whose limit it was.",
-    )
-    meter.create_observable_counter(
-        "spillway.telemetry.dropped",
-        [metrics.reading_each(lambda: {("spans",): telemetry.dropped_spans(tracer_provider)}, "signal")],
-        "{span}",
-        "Spans that found the queue full, or that no collector took.",
-    )
-    if shedder is not None:
-        meter.create_observable_counter(
-            "spillway.shed",
-            [metrics.reading_each(lambda: {(reason,): n for reason, n in dict(shedder.refused_for).items()}, "reason")],
-            "{request}",
-            "Requests refused at the door, by what there was too much of.",
-        )

@@ -97,7 +97,7 @@ class Flights:
     ) -> bool:
         """Whether the flight is still the caller's and takes frames."""
         keys = names.flight(tenant, fingerprint, flight)[:2]
-        with store_errors():
+        with store_errors(), self._spans.in_background("append"):
             reply = await self._append(
                 keys, [flight, first, ending, MAX_FLIGHT_BYTES, LEASE_MS, ENDED_STAYS_MS, *frames]
             )
@@ -106,7 +106,7 @@ class Flights:
     async def read(
         self, tenant: str, fingerprint: str, flight: str, *, first: int, follower: str
     ) -> tuple[State, list[bytes]]:
-        with store_errors():
+        with store_errors(), self._spans.in_background("read"):
             state, *frames = await self._read(
                 names.flight(tenant, fingerprint, flight), [flight, first, FRAMES_A_READ, follower, FOLLOWER_MS]
             )
@@ -114,7 +114,7 @@ class Flights:
 
     async def renew(self, tenant: str, fingerprint: str, flight: str) -> tuple[bool, int]:
         """Whether the lease is still the caller's, and how many follow."""
-        with store_errors():
+        with store_errors(), self._spans.in_background("renew"):
             held, followers = await self._renew(names.flight(tenant, fingerprint, flight), [flight, LEASE_MS])
         return bool(held), int(followers)
 
@@ -125,5 +125,5 @@ class Flights:
         return int(reply) != 0
 
     async def leave(self, tenant: str, fingerprint: str, flight: str, follower: str) -> None:
-        with store_errors():
+        with store_errors(), self._spans.in_background("leave"):
             await self._leave(names.flight(tenant, fingerprint, flight)[2:], [flight, follower])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 from cache import names
 from cache.errors import store_errors
 from cache.store_figures import Figures
+from common.spans import UNTRACED, StoreSpans
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,13 +43,15 @@ class Inventory:
         *,
         wall_clock: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
+        spans: StoreSpans = UNTRACED,
     ) -> None:
+        self._spans = spans
         self._store = store
         self._wall_clock = wall_clock
         self._clock = clock
 
     async def figures(self) -> Figures:
-        with store_errors():
+        with store_errors(), self._spans.in_background("figures"):
             info: dict[str, Any] = await self._store.info()
             keys = await self._store.dbsize()
         return Figures(
@@ -62,7 +65,7 @@ class Inventory:
         """Of all replicas, since each tenant's first request or 30 days; what the store forgot is not in it."""
         tenants: dict[str, dict[str, int]] = {}
         figures = await self.figures()
-        with store_errors():
+        with store_errors(), self._spans.in_background("statistics"):
             async for name in self._store.scan_iter(match=names.counters("*"), count=KEYS_A_STEP):
                 counted = await self._store.hgetall(name)
                 counters = {key.decode(): int(value) for key, value in cast("dict[bytes, bytes]", counted).items()}
@@ -83,7 +86,7 @@ class Inventory:
         give_up_at = self._clock() + within_s
         pattern = names.entries_like(tenant, model)
         deleted, cursor = 0, 0
-        with store_errors():
+        with store_errors(), self._spans.in_background("purge"):
             while True:
                 cursor, seen = await self._store.scan(cursor, match=pattern, count=KEYS_A_STEP)
                 found = cast("list[bytes]", seen)  # typed for text as well

@@ -14,6 +14,7 @@ from common.identity import HopSigner, HopVerifier
 from common.overload.gate import watching
 from common.overload.memory import memory_gauge
 from common.overload.shedder import Shedder
+from common.refusals import Refusals
 from common.server import draining
 from common.service import frame
 from common.settings import BadSettingsError, load, revealed
@@ -34,10 +35,12 @@ from gateway.key_reading import KeyReader
 from gateway.key_upkeep import KeyUpkeep
 from gateway.keys_file import BadKeysFileError, DeclaredKeys
 from gateway.limits.opening import open_limits
-from gateway.replays import ReplayAuthenticator, is_workers
+from gateway.metrics import Metrics
+from gateway.replays import ReplayAuthenticator
 from gateway.routes import admin, admin_cache, admin_tenants, admin_usage, generate, jobs, openai
 from gateway.settings import Settings
 from gateway.store_breaker import StoreBreaker
+from gateway.trusted_traces import TrustedTraces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -68,8 +71,10 @@ def create_app(
         settings.max_concurrency, waiting_span=functools.partial(spans.around, conventions.ADMISSION_WAIT)
     )
     turnstile.is_batch_shed = lambda: shedder.is_batch_shed
+    refusals = Refusals()
     declared = _declared(settings)
     workers = _verifier_of_workers(settings)
+    trusted = TrustedTraces(workers)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -77,8 +82,21 @@ def create_app(
             store: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(close, store)
             health.add_shared("state_store", lambda: is_reachable(store))
-            state = await _open(stack, settings, store, provider, health=health, turnstile=turnstile, declared=declared)
-            state["jobs"] = await _open_jobs(stack, settings, provider)
+            state = await _open(
+                stack, settings, store, provider, meter, health=health, turnstile=turnstile, declared=declared,
+                refusals=refusals,
+            )  # fmt: skip
+            if meter is not None:
+                Metrics(
+                    meter,
+                    governor=state["governor"],
+                    completions=state["completions"],
+                    turnstile=turnstile,
+                    directory=state["directory"],
+                    failed_logins=state["failed_logins"],
+                )
+            trusted.authenticator = state["authenticator"]
+            state["jobs"] = await _open_jobs(stack, settings, provider, meter)
             if workers is not None:
                 state["replays"] = ReplayAuthenticator(workers, state["directory"].look_up)
             await stack.enter_async_context(watching(shedder, memory_gauge(settings.memory_limit_bytes)))
@@ -97,8 +115,9 @@ def create_app(
         tracer_provider=provider,
         meter=meter,
         edge=True,
-        is_ours=None if workers is None else functools.partial(is_workers, workers),
+        is_ours=trusted.is_of,
         shedder=shedder,
+        refusals=refusals,
     )
 
 
@@ -108,11 +127,12 @@ def _verifier_of_workers(settings: Settings) -> HopVerifier | None:
 
 
 async def _open_jobs(
-    stack: contextlib.AsyncExitStack, settings: Settings, provider: TracerProvider | None
+    stack: contextlib.AsyncExitStack, settings: Settings, provider: TracerProvider | None, meter: Meter | None
 ) -> JobsClient | None:
     if settings.jobs_hop_secret is None:
         return None
-    client = await stack.enter_async_context(create_client(base_url=settings.jobs_url, tracer_provider=provider))
+    client = create_client(base_url=settings.jobs_url, tracer_provider=provider, meter=meter)
+    await stack.enter_async_context(client)
     return JobsClient(client, HopSigner(settings.jobs_hop_secret.get_secret_value(), "jobs"))
 
 
@@ -121,19 +141,18 @@ async def _open(  # noqa: PLR0913  # here the parts meet
     settings: Settings,
     store: Redis,
     provider: TracerProvider | None,
+    meter: Meter | None,
     *,
     health: Health,
     turnstile: Turnstile,
     declared: DeclaredKeys,
+    refusals: Refusals,
 ) -> State:
     signer = HopSigner(settings.inference_hop_secret.get_secret_value(), "inference")
-    inference = InferenceClient(
-        await stack.enter_async_context(create_client(base_url=settings.inference_url, tracer_provider=provider)),
-        signer,
-        turnstile,
-    )
-    # Untraced: nobody's request asks for it.
-    catalogue = ModelCatalogue(await stack.enter_async_context(create_client(base_url=settings.inference_url)), signer)
+    client = create_client(base_url=settings.inference_url, tracer_provider=provider, meter=meter)
+    inference = InferenceClient(await stack.enter_async_context(client), signer, turnstile)
+    untraced = create_client(base_url=settings.inference_url, meter=meter)  # nobody's request asks for it
+    catalogue = ModelCatalogue(await stack.enter_async_context(untraced), signer)
     await stack.enter_async_context(catalogue.kept_fresh())
     limits_url = None if settings.limits_url is None else settings.limits_url.get_secret_value()
     limiter = await open_limits(
@@ -143,8 +162,12 @@ async def _open(  # noqa: PLR0913  # here the parts meet
         catalogue=catalogue,
         health=health,
         provider=provider,
+        meter=meter,
     )
-    spans = StoreSpans("state", provider)
+    completions = await open_completions(
+        stack, settings, inference, provider, revision=lambda: catalogue.revision, meter=meter
+    )
+    spans = StoreSpans("state", provider, meter)
     directory, authenticator = await _open_keys(stack, settings, store, declared, spans)
     return State(
         settings=settings,
@@ -154,8 +177,8 @@ async def _open(  # noqa: PLR0913  # here the parts meet
         declared=declared,
         failed_logins=authenticator.failed_logins,
         inference=inference,
-        completions=await open_completions(stack, settings, inference, provider, revision=lambda: catalogue.revision),
-        governor=Governor(await open_keyed_requests(stack, settings, store, spans), limiter),
+        completions=completions,
+        governor=Governor(await open_keyed_requests(stack, settings, store, spans), limiter, refusals),
         ledger=limiter.ledger,
         jobs=None,
         replays=None,

@@ -22,19 +22,21 @@ if TYPE_CHECKING:
     import contextlib
     from collections.abc import Callable
 
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
 
     from gateway.inference_client import InferenceClient
     from gateway.settings import Settings
 
 
-async def open_completions(
+async def open_completions(  # noqa: PLR0913  # here parts meet
     stack: contextlib.AsyncExitStack,
     settings: Settings,
     inference: InferenceClient,
     provider: TracerProvider | None,
     *,
     revision: Callable[[], str],
+    meter: Meter | None = None,
 ) -> Completions:
     """Open what stands between a call and inference; it ends with `stack`, flights first, then what is to be stored."""
     sealer = Sealer(*revealed(settings.seal_secret, settings.seal_secret_previous))
@@ -43,14 +45,14 @@ async def open_completions(
     timeout = httpx2.Timeout(settings.cache_put_timeout_s)
     cache = CacheClient(
         await stack.enter_async_context(
-            create_client(base_url=settings.cache_url, timeout=timeout, tracer_provider=provider)
+            create_client(base_url=settings.cache_url, timeout=timeout, tracer_provider=provider, meter=meter)
         ),
         HopSigner(settings.cache_hop_secret.get_secret_value(), "cache"),
         sealer,
         CacheBreaker(),
         timeout_s=settings.cache_timeout_s,
     )
-    waits = await stack.enter_async_context(create_client(base_url=settings.cache_url))
+    waits = await stack.enter_async_context(create_client(base_url=settings.cache_url, meter=meter))
     writer = EntryWriter(
         cache,
         sealer,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
@@ -54,6 +55,8 @@ class Completions:
     fingerprint_key: bytes
     revision: Callable[[], str] = lambda: ""
     """Of the catalogue, if a change of it shall make earlier answers unknown."""
+    outcomes: Counter[tuple[wire.CacheOutcome, str]] = field(default_factory=Counter)
+    """What answers came to, as their `x-cache` says, by endpoint."""
 
     async def answer(self, call: Call, receive: Receive) -> Answer:
         """Answer a call that is not streamed, as long as its caller waits."""
@@ -203,7 +206,7 @@ class Completions:
         return await read(flight)
 
     def _not_cached(self, call: Call) -> NotCached:
-        headers = {**headers_of(call, "miss", NO_ATTEMPTS, "only-if-cached"), **wire.FINAL}
+        headers = {**self._headers_of(call, "miss", NO_ATTEMPTS, "only-if-cached"), **wire.FINAL}
         return NotCached("No answer to this request is in the cache.", headers=headers)
 
     # -- how it is told ----------------------------------------------------------------------------------------------
@@ -246,9 +249,15 @@ class Completions:
         is_paced = call.headers.get(REPLAY) == "paced"
         return EventStream(replay(events, is_paced=is_paced), finish=finish, headers=self._hit_headers(call, hit))
 
+    def _headers_of(
+        self, call: Call, outcome: wire.CacheOutcome, further: Mapping[str, str], why: str = ""
+    ) -> dict[str, str]:
+        self.outcomes[outcome, call.endpoint] += 1
+        return headers_of(call, outcome, further, why)
+
     def _hit_headers(self, call: Call, hit: Hit) -> dict[str, str]:
         why = "memory" if hit.is_remembered else ""
-        return headers_of(call, "hit", {"age": str(hit.age_s), **NO_ATTEMPTS}, why)
+        return self._headers_of(call, "hit", {"age": str(hit.age_s), **NO_ATTEMPTS}, why)
 
     def _flight_headers(
         self, call: Call, plan: Plan, flight: Flight, further: Mapping[str, str] | None = None
@@ -256,9 +265,9 @@ class Completions:
         headers = dict(flight.head.headers) if flight.head is not None else {}
         headers |= further or {}
         if flight.leader is call:
-            return headers_of(call, "bypass" if plan.is_bypass else "miss", headers, plan.why)
+            return self._headers_of(call, "bypass" if plan.is_bypass else "miss", headers, plan.why)
         tracing.link_to_leader(flight.traceparent, call.log)
-        return headers_of(call, "coalesced", headers | NO_ATTEMPTS)
+        return self._headers_of(call, "coalesced", headers | NO_ATTEMPTS)
 
     def _failed(self, call: Call, plan: Plan, flight: Flight, failure: Failure) -> Answer:
         headers = self._flight_headers(call, plan, flight, dict(failure.headers))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,8 @@ class EntryWriter:
         self._most_bytes = most_bytes
         self._bytes = 0
         self.dropped = 0
+        self.puts: Counter[tuple[str]] = Counter()
+        """`stored`, `failed`, or `dropped` for want of room or of a cache."""
         cache.forget_flight = self.release
 
     def put(self, name: str, value: bytes, *, identity: HopIdentity, flight: str = "") -> bool:
@@ -101,6 +104,7 @@ class EntryWriter:
     def _take(self, method: str, path: str, body: bytes, headers: dict[str, str], identity: HopIdentity) -> bool:
         if self._cache.breaker.is_open or self._bytes + len(body) > self._most_bytes or self._orders.full():
             self.dropped += 1
+            self._count(method, "dropped")
             return False
         self._bytes += len(body)
         self._orders.put_nowait(_Order(method, path, body, headers, identity, otel_context.get_current()))
@@ -115,14 +119,21 @@ class EntryWriter:
                     order.method, order.path, identity=order.identity, timeout_s=timeout_s,
                     content=order.body or None, headers=order.headers,
                 )  # fmt: skip
+                is_stored = response is not None and response.is_success
+                self._count(order.method, "stored" if is_stored else "failed")
                 if response is not None and response.is_error:  # this entry's fault, not the cache's
                     logger.warning("cache_put_refused", extra={"status": response.status_code})
             except Exception as error:  # a background loop has to outlive whatever one entry does to it
+                self._count(order.method, "failed")
                 logger.exception("cache_put_failed", extra={"error_type": type(error).__name__})
             finally:
                 otel_context.detach(token)
                 self._bytes -= len(order.body)
                 self._orders.task_done()
+
+    def _count(self, method: str, outcome: str) -> None:
+        if method == "PUT":  # the others let go of leases
+            self.puts[outcome,] += 1
 
     def _ttl_s(self) -> str:
         # ± 10 %, so that entries of one burst do not all end in one moment

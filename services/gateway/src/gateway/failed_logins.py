@@ -32,6 +32,7 @@ class FailedLogins:
         self._clock = clock
         self._full_until: dict[str, float] = {}
         """When a network's bucket will be empty again."""
+        self.noted = 0
 
     def check(self, address: str | None) -> None:
         """Raise `TooManyFailedLogins` (429) when the network of `address` has no failure left."""
@@ -43,6 +44,7 @@ class FailedLogins:
 
     def note(self, address: str | None) -> None:
         """Count one failure."""
+        self.noted += 1
         network, now = network_of(address), self._clock()
         full_until = max(self._full_until.pop(network, now), now) + self._interval_s
         if len(self._full_until) >= _NETWORKS:

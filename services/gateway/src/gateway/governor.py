@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from common import wire
 from common.errors import NotFound, RateLimited, ServiceError
+from common.refusals import Refusals
 from gateway.limits.errors import TooLargeForLimit
 
 if TYPE_CHECKING:
@@ -29,12 +30,17 @@ _TOO_MANY_REQUESTS = 429
 class Governor:
     keyed_requests: KeyedRequests
     limits: Limiter
+    refusals: Refusals = field(default_factory=Refusals)
 
     async def serve(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
         """Admit `call`, then `answer` it, unless its `Idempotency-Key` has an answer already."""
 
         async def admit_and_answer(one: Call) -> Response:
-            return await self._admit_and_answer(one, answer)
+            try:
+                return await self._admit_and_answer(one, answer)
+            except ServiceError as error:
+                self.refusals.note(error)  # under an Idempotency-Key it becomes an answer that is kept
+                raise
 
         try:
             _check_model(call)

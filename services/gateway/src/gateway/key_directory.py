@@ -74,6 +74,8 @@ class KeyDirectory:
         self._remembered: dict[str, _Remembered] = {}
         self._unknown: dict[str, float] = {}
         self._asking: dict[str, asyncio.Task[Known | None]] = {}
+        self.stale_answers = 0
+        """Look-ups that memory alone answered, because the store was away."""
 
     def fresh(self, kid: str, *, within_s: float = FRESH_S) -> Known | None:
         """What is remembered and was confirmed within this time; None: ask."""
@@ -94,6 +96,7 @@ class KeyDirectory:
             except StoreUnavailableError as error:
                 self._breaker.trip(error.reason)
         if (known := self.fresh(kid, within_s=STALE_S)) is not None:
+            self.stale_answers += 1
             return known
         raise Unavailable("API keys cannot be checked right now.", code="key_store_unavailable")
 

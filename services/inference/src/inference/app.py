@@ -23,6 +23,7 @@ from inference import bounded
 from inference.answers import Answers
 from inference.batching import Batcher
 from inference.catalogue import Batching, TargetSpec, Timeouts
+from inference.content_capture import ContentCapture
 from inference.dependencies import State
 from inference.live_catalogue import LiveCatalogue
 from inference.metrics import Metrics
@@ -56,7 +57,7 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
         async with contextlib.AsyncExitStack() as stack:
-            router, live = await _routing(stack, settings)
+            router, live = await _routing(stack, settings, meter)
             metrics = Metrics(meter or NoOpMeter("inference"), router, live)
             await stack.enter_async_context(watching(shedder, memory_gauge()))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
@@ -65,7 +66,11 @@ def create_app(
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "inference"),
                 router=router,
                 answers=Answers(
-                    router, batcher, trace.get_tracer("inference", tracer_provider=provider), metrics.record
+                    router,
+                    batcher,
+                    trace.get_tracer("inference", tracer_provider=provider),
+                    metrics.record,
+                    ContentCapture(is_on=settings.capture_content, max_bytes=settings.capture_max_bytes),
                 ),
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)
@@ -81,14 +86,16 @@ def create_app(
     )
 
 
-async def _routing(stack: contextlib.AsyncExitStack, settings: Settings) -> tuple[Router, LiveCatalogue | None]:
+async def _routing(
+    stack: contextlib.AsyncExitStack, settings: Settings, meter: Meter | None
+) -> tuple[Router, LiveCatalogue | None]:
     policy = Policy(
         retry_budget=settings.retry_budget,
         throttle_ratio=settings.throttle_ratio,
         min_concurrency=settings.min_concurrency,
         max_answer_bytes=settings.max_answer_bytes,
     )
-    client = await stack.enter_async_context(create_client())
+    client = await stack.enter_async_context(create_client(meter=meter))
     client.event_hooks = {"response": [bounded.cap_error]}
     workshop = Workshop(client, policy)
     if settings.models_file is None:

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from opentelemetry.metrics import NoOpMeter
+
 from common import telemetry
 from common.background import end
 from common.health import Health
@@ -17,6 +19,8 @@ from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
 from jobs.dead_letters import DeadLetters
 from jobs.dependencies import State
+from jobs.metrics import Metrics
+from jobs.queue_figures import QueueFigures
 from jobs.reaper import reap_forever
 from jobs.routes import admin, jobs
 from jobs.sealing import Sealer
@@ -49,7 +53,11 @@ def create_app(
             redis: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(close, redis)
             health.add_shared("state_store", lambda: is_reachable(redis))
-            state = _state(settings, redis, StoreSpans("state", provider))
+            metrics = Metrics(meter or NoOpMeter("jobs"))
+            state = _state(settings, redis, metrics, StoreSpans("state", provider, meter))
+            figures = QueueFigures(state["store"].figures)
+            await stack.enter_async_context(figures.watching())
+            metrics.observe_api(state["transitions"], figures)
             reaping = reap_forever(state["transitions"], state["store"], interval_s=settings.reap_interval_s)
             await stack.enter_async_context(in_background(reaping))
             await stack.enter_async_context(in_background(state["watch"].run()))
@@ -61,10 +69,10 @@ def create_app(
     return frame("jobs", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)
 
 
-def _state(settings: Settings, redis: Redis, spans: StoreSpans) -> State:
+def _state(settings: Settings, redis: Redis, metrics: Metrics, spans: StoreSpans) -> State:
     sealer = Sealer(revealed(settings.seal_secret, settings.seal_secret_previous))
     store = JobStore(redis, max_bytes=settings.max_bytes, spans=spans)
-    transitions = Transitions(redis, max_bytes=store.max_bytes, spans=spans)
+    transitions = Transitions(redis, max_bytes=store.max_bytes, spans=spans, note_end=metrics.ended)
     return State(
         settings=settings,
         verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "jobs"),

@@ -33,6 +33,11 @@ _FULL = failed("There was no room to keep the result.", "storage_full")
 _UNREADABLE = failed("The request cannot be read any more.", "job_unreadable")
 
 
+OUTCOMES = {Succeeded: "succeeded", Failed: "failed", Delayed: "delayed", AttemptFailed: "attempt_failed"}
+STOPPED = "stopped"
+"""The run was not the worker's any more: the job was cancelled, expired, or taken for lost."""
+
+
 class LostError(Exception):
     """The run is not ours any more: whatever it does from now on counts for nothing."""
 
@@ -52,8 +57,11 @@ class Execution:
     settings: WorkerSettings
     spread: Callable[[float, float], float] = random.uniform
 
-    async def run(self, claim: Claim) -> None:
-        """Run one attempt and record its outcome. Raises `LostError`; waits for a store that is away."""
+    async def run(self, claim: Claim) -> str:
+        """Run one attempt, record its outcome and return the word for it: one of `OUTCOMES`, or `stopped`.
+
+        Raises `LostError`; waits for a store that is away.
+        """
         with self.tracing.attempt(claim) as span:
             outcome = await self._attempt(claim)
             span.note(outcome)
@@ -67,6 +75,7 @@ class Execution:
         logger.info(
             "job_attempt", extra=fields | {"tenant": claim.record.tenant, "code": getattr(outcome, "code", None)}
         )
+        return STOPPED if state == "fenced" else OUTCOMES[type(outcome)]
 
     async def _attempt(self, claim: Claim) -> Outcome:
         try:

@@ -9,13 +9,14 @@ import contextlib
 import functools
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from common.background import end
 from jobs.errors import StoreUnavailable
-from jobs.execution import STORE_PAUSE_S, LostError, insisting
+from jobs.execution import STOPPED, STORE_PAUSE_S, LostError, insisting
 from jobs.settings import HEARTBEATS_MISSED
 
 if TYPE_CHECKING:
@@ -53,11 +54,16 @@ class Runner:
         transitions: Transitions,
         store: JobStore,
         hints: Hints,
-        execute: Callable[[Claim], Awaitable[None]],
+        execute: Callable[[Claim], Awaitable[str]],
         settings: WorkerSettings,
         *,
+        note_wait: Callable[[float], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`note_wait` is told of each job that is claimed how many seconds it had been ready to run."""
+        self.attempts: Counter[str] = Counter()
+        """Runs that are over: what `execute` says, `stopped`, `given_back` when the worker ends, `internal_error`."""
+        self._note_wait = note_wait
         self._transitions = transitions
         self._store = store
         self._hints = hints
@@ -87,12 +93,15 @@ class Runner:
             except BaseException:
                 self._slots.release()
                 raise
+            self._note_wait(claim.waited_s)
             task = asyncio.create_task(self._run(claim))
             run = _Run(claim, task, renewed_at=asked_at)
             self._runs.add(run)
             task.add_done_callback(functools.partial(self._ended, run))
 
-    def _ended(self, run: _Run, _: object) -> None:
+    def _ended(self, run: _Run, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self.attempts[STOPPED if run.is_lost else "given_back"] += 1
         self._runs.discard(run)
         self._slots.release()
 
@@ -111,10 +120,12 @@ class Runner:
 
     async def _run(self, claim: Claim) -> None:
         try:
-            await self._execute(claim)
+            self.attempts[await self._execute(claim)] += 1
         except LostError:
+            self.attempts[STOPPED] += 1
             logger.warning("job_lost", extra={"job_id": claim.id})
         except Exception:  # a background task: a job that nobody foresaw must not end the worker
+            self.attempts["internal_error"] += 1
             logger.exception("job_failed_unexpectedly", extra={"job_id": claim.id})
             await insisting(lambda: self._fail(claim))
 

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from common.spans import UNTRACED, StoreSpans
 from jobs.errors import JobGone, NoSuchJob, StoreUnavailable
+from jobs.queue_figures import Figures
 from jobs.record import Record
 from jobs.transitions import PREFIX
 
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 _SCANNED_PER_PAGE = 1_000
 """Records that one page looks through for a state; a page may come back short, with where to go on."""
+
+
+_TENANTS_LOOKED_AT = 1_000
+"""For the oldest job; tenants that wait take turns, so those behind them are not much older."""
 
 
 class JobStore:
@@ -39,7 +44,7 @@ class JobStore:
         return self._max_bytes
 
     async def learn_memory(self) -> None:
-        with _store_errors():
+        with _store_errors(), self._spans.in_background("learn_memory"):
             maxmemory = int((await self._redis.info("memory")).get("maxmemory", 0))
         self._max_bytes = min(self._configured_bytes, maxmemory // 2) if maxmemory else self._configured_bytes
 
@@ -68,7 +73,7 @@ class JobStore:
     ) -> tuple[list[Record], str | None]:
         """Return records of `of:<tenant>`, `all` or `dead`, newest first, and the id after which there may be more."""
         name = f"{self._prefix}:{index}"
-        with _store_errors():
+        with _store_errors(), self._spans.in_background("page"):
             start = 0
             if after is not None:
                 rank = await self._redis.zrevrank(name, after)
@@ -99,13 +104,13 @@ class JobStore:
 
     async def events(self, job_id: str, start: int, count: int = 500) -> list[bytes]:
         """The events from number `start` on, as the scripts wrote them."""
-        with _store_errors():
+        with _store_errors(), self._spans.in_background("events"):
             found = await self._redis.lrange(f"{self._prefix}:events:{job_id}", start, start + count - 1)
         return cast("list[bytes]", found)
 
     async def versions(self, job_ids: Sequence[str]) -> list[int]:
         """How many events each job has: a number that grows with every change of it. 0: no such job any more."""
-        with _store_errors():
+        with _store_errors(), self._spans.in_background("versions"):
             pipe = self._redis.pipeline(transaction=False)
             for job_id in job_ids:
                 pipe.llen(f"{self._prefix}:events:{job_id}")
@@ -113,14 +118,35 @@ class JobStore:
 
     async def stops(self) -> set[tuple[str, int]]:
         """Runs that ended without their worker: id and fence."""
-        with _store_errors():
+        with _store_errors(), self._spans.in_background("stops"):
             found = await self._redis.zrange(f"{self._prefix}:stops", 0, -1)
         runs = (member.decode().rpartition(":") for member in found)
         return {(job_id, int(fence)) for job_id, _, fence in runs}
 
+    async def figures(self) -> Figures:
+        counts = await self.counts()
+        lengths = {state: counts[state] for state in ("queued", "running", "delayed")}
+        return Figures(lengths, await self.oldest_age_s(), counts["dead"])
+
+    async def oldest_age_s(self) -> float:
+        """How long the job that is next of its tenant and waits longest has been ready to run; 0 when none waits."""
+        with _store_errors(), self._spans.in_background("oldest_age"):
+            tenants = await self._redis.lrange(f"{self._prefix}:ring", 0, _TENANTS_LOOKED_AT - 1)
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.time()
+            for tenant in tenants:
+                pipe.lindex(f"{self._prefix}:ready:{tenant.decode()}", 0)
+            (seconds, microseconds), *next_ids = await pipe.execute()
+            pipe = self._redis.pipeline(transaction=False)
+            for job_id in filter(None, next_ids):
+                pipe.hget(f"{self._prefix}:job:{job_id.decode()}", "ready_at")
+            ready_at = [int(since) for since in await pipe.execute() if since]
+        now_s = seconds + microseconds / 1_000_000
+        return max(0.0, now_s - min(ready_at) / 1000) if ready_at else 0.0
+
     async def counts(self) -> dict[str, int]:
         """What an operator looks at first."""
-        with _store_errors():
+        with _store_errors(), self._spans.in_background("counts"):
             pipe = self._redis.pipeline(transaction=False)
             for name in ("deadlines", "leases", "delayed", "dead", "all"):
                 pipe.zcard(f"{self._prefix}:{name}")

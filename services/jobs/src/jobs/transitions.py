@@ -5,7 +5,7 @@ The server's TIME is the clock; a test may hand in one of its own.
 
 from __future__ import annotations
 
-import contextlib
+from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal
@@ -66,7 +66,7 @@ class Reaped:
 class Transitions:
     """Every method raises `StoreUnavailable` when the store does not answer: then it may have happened or not."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the store, and what differs, by keyword
         self,
         redis: Redis,
         *,
@@ -74,7 +74,13 @@ class Transitions:
         prefix: str = PREFIX,
         clock: Callable[[], int] | None = None,
         spans: StoreSpans = UNTRACED,
+        note_end: Callable[[str, float], None] = lambda _state, _seconds: None,
     ) -> None:
+        """`note_end` is told of each job that a transition of this process ended: its state, and its age in seconds."""
+        self.submitted: Counter[str] = Counter()
+        """By endpoint."""
+        self.finished: Counter[str] = Counter()
+        """By final state."""
         self._scripts = {
             name: redis.register_script(_text(name))
             for name in ("accept", "claim", "heartbeat", "append", "finish", "release", "cancel", "reap", "purge")
@@ -83,6 +89,7 @@ class Transitions:
         self._prefix = prefix
         self._clock = clock
         self._spans = spans
+        self._note_end = note_end
 
     async def accept(self, job: NewJob, bounds: Bounds) -> tuple[AcceptOutcome, str]:
         """Return what became of it and the id of the job that is meant. Accepting the same id twice is one job."""
@@ -91,6 +98,8 @@ class Transitions:
             "accept", job.id, job.tenant, bounds.open_per_tenant, bounds.open_in_all, self._max_bytes(),
             job.deadline_ms, job.idempotency, job.digest, job.request, job.keep_ms, *fields,
         )  # fmt: skip
+        if outcome == b"ok":
+            self.submitted[str(job.fields["endpoint"])] += 1
         return outcome.decode(), job_id.decode()
 
     async def claim(self, lease_ms: int, name: str) -> Claim | None:
@@ -149,15 +158,20 @@ class Transitions:
 
     async def _run(self, name: str, *args: str | bytes | float) -> Any:
         now = "" if self._clock is None else self._clock()
-        traced = self._spans.operation(name) if name not in _UNTRACED else contextlib.nullcontext()
+        operation = self._spans.in_background if name in _UNTRACED else self._spans.operation
         try:
-            with traced:
-                return await self._scripts[name](keys=[self._prefix], args=[now, *args])
+            with operation(name):
+                reply, ended = await self._scripts[name](keys=[self._prefix], args=[now, *args])
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable(type(error).__name__) from error
+        for state, age_ms in zip(ended[::2], ended[1::2], strict=True):
+            self.finished[state.decode()] += 1
+            self._note_end(state.decode(), age_ms / 1000)
+        return reply
 
 
 def _text(name: str) -> str:
     scripts = resources.files("jobs") / "scripts"
     flags = "" if name in _REFUSED_WHEN_FULL else " flags=allow-oom"
-    return f"#!lua{flags}\n" + (scripts / "record.lua").read_text() + (scripts / f"{name}.lua").read_text()
+    head, body = (scripts / "record.lua").read_text(), (scripts / f"{name}.lua").read_text()
+    return f"#!lua{flags}\n{head}local function transition()\n{body}end\nreturn {{ transition() or false, ended }}\n"

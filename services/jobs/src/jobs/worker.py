@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from opentelemetry.metrics import NoOpMeter
+
 from common import telemetry
 from common.health import Health
 from common.http_client import create_client
@@ -17,6 +19,7 @@ from common.stores import close, connect, is_reachable
 from jobs.app import in_background
 from jobs.execution import Execution
 from jobs.hints import Hints
+from jobs.metrics import Metrics
 from jobs.reaper import reap_forever
 from jobs.replay import Replayer
 from jobs.runner import Runner
@@ -54,9 +57,11 @@ def create_app(
             redis: Redis = connect(settings.state_url.get_secret_value())
             stack.push_async_callback(close, redis)
             health.add_shared("state_store", lambda: is_reachable(redis))
-            store = JobStore(redis, max_bytes=settings.max_bytes)
-            transitions = Transitions(redis, max_bytes=store.max_bytes, spans=StoreSpans("state", provider))
-            client = create_client(base_url=settings.gateway_url, tracer_provider=provider)
+            spans = StoreSpans("state", provider, meter)
+            store = JobStore(redis, max_bytes=settings.max_bytes, spans=spans)
+            metrics = Metrics(meter or NoOpMeter("worker"))
+            transitions = Transitions(redis, max_bytes=store.max_bytes, spans=spans, note_end=metrics.ended)
+            client = create_client(base_url=settings.gateway_url, tracer_provider=provider, meter=meter)
             execution = Execution(
                 Replayer(
                     await stack.enter_async_context(client),
@@ -71,7 +76,8 @@ def create_app(
             hints = await stack.enter_async_context(Hints(settings.state_url.get_secret_value()))
             reaping = reap_forever(transitions, store, interval_s=settings.reap_interval_s)
             await stack.enter_async_context(in_background(reaping))
-            runner = Runner(transitions, store, hints, execution.run, settings)
+            runner = Runner(transitions, store, hints, execution.run, settings, note_wait=metrics.waited)
+            metrics.observe_worker(transitions, runner)
             await stack.enter_async_context(runner.running())
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield

@@ -1,8 +1,9 @@
-"""The variants of the manifests that are judged: their sources, and what kustomize makes of them if it is at hand."""
+"""The variants of the manifests that are judged: as sources, and as rendered where kustomize is at hand."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ VARIANTS = {
     "production in blue and green": ("production", ("blue-green",)),
 }
 """An overlay, and the components that a reader is told to add to it."""
+UNPATCHED = [name for name, (_, components) in VARIANTS.items() if not {"canary", "blue-green"} & set(components)]
+"""Right even before their patches. The others are made by patches, so that only kustomize can tell."""
 
 
 def load_make_secrets() -> Any:
@@ -58,7 +61,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(folder / "overlays" / overlay, place)
             source = place / "kustomization.yaml"
             lines = "".join(f"  - ../../components/{name}\n" for name in components)
-            source.write_text(source.read_text().replace("components:\n", f"components:\n{lines}", 1))
+            source.write_text(source.read_text().replace("configMapGenerator:\n", f"{lines}configMapGenerator:\n", 1))
     return folder
 
 
@@ -66,10 +69,11 @@ def slug(variant: str) -> str:
     return variant.replace(" ", "-")
 
 
-@pytest.fixture(scope="session", params=[f"{how} {name}" for how in ("sources of", "rendered") for name in VARIANTS])
+@pytest.fixture(scope="session", params=[*UNPATCHED, *(f"rendered {name}" for name in VARIANTS)])
 def objects(request: pytest.FixtureRequest, copy: Path) -> list[Object]:
-    how, _, variant = str(request.param).replace("sources of", "sources").partition(" ")
-    return read(copy, variant) if how == "sources" else rendered(copy, variant)
+    """The sources of a variant, without any tool; then the same and more, rendered."""
+    variant = str(request.param).removeprefix("rendered ")
+    return read(copy, variant) if variant == request.param else rendered(copy, variant)
 
 
 @pytest.fixture(scope="session", params=VARIANTS)
@@ -89,3 +93,20 @@ def rendered(copy: Path, variant: str) -> list[Object]:
     if command is None:
         pytest.skip("neither kustomize nor kubectl is at hand to render the manifests")
     return kustomization.render(command, copy / "overlays" / slug(variant))
+
+
+@pytest.fixture(scope="session")
+def every_object(copy: Path) -> list[Object]:
+    """Of all variants, each different one once."""
+    found = {json.dumps(one, sort_keys=True): one for variant in VARIANTS for one in rendered(copy, variant)}
+    return list(found.values())
+
+
+@pytest.fixture(scope="session")
+def canary(copy: Path) -> list[Object]:
+    return rendered(copy, "production in a canary")
+
+
+@pytest.fixture(scope="session")
+def green(copy: Path) -> list[Object]:
+    return rendered(copy, "production in blue and green")

@@ -88,10 +88,16 @@ class Turnstile:
         self._interactive: dict[str, collections.deque[_Waiter]] = {}
         self._batch: dict[str, collections.deque[_Waiter]] = {}
         self.is_batch_shed: Callable[[], bool] = lambda: False
+        self.note_wait: Callable[[float], object] = lambda _: None
+        """Told of each wait that is over, in seconds, whatever came of it."""
 
     @property
     def in_use(self) -> int:
         return self._in_use
+
+    @property
+    def ceiling(self) -> int:
+        return self._ceiling
 
     def limit_of(self, model: str) -> int:
         """How many calls of `model` may be under way at present."""
@@ -118,6 +124,8 @@ class Turnstile:
             if isinstance(error, TimeoutError):
                 raise _refusal("queue_wait", decision, is_batch=is_batch) from None
             raise
+        finally:
+            self.note_wait(self._clock() - waiter.since)
         if waiter.slot is None:
             raise _refusal("queue_full", decision, is_batch=is_batch)
         waiter.slot.has_waited = True

@@ -13,6 +13,7 @@ import copy
 import hashlib
 import hmac
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from common.deadline import Patience
@@ -52,6 +53,8 @@ class KeyedRequests:
     def __init__(self, records: Records, *, secret: str) -> None:
         self._records = records
         self._secret = hmac.digest(secret.encode(), b"spillway idempotency v1", "sha256")
+        self.outcomes: Counter[tuple[str]] = Counter()
+        """`first`, `replayed`, `unavailable` (nothing protects it from being run again) or `reused` (refused)."""
         self._under_way: dict[str, tuple[Execution, asyncio.Task[Outcome]]] = {}
 
     async def serve(
@@ -70,6 +73,16 @@ class KeyedRequests:
         name = self._digest(b"key", call.caller.tenant, call.route, key)
         body = self._digest(b"body", render_canonical(dict(call.body)))
         follower = Follower(call, answer)
+        try:
+            return await self._served(name, body, follower, admit_replay)
+        except IdempotencyKeyReused:
+            self.outcomes["reused",] += 1
+            raise
+
+    async def _served(
+        self, name: str, body: str, follower: Follower, admit_replay: Callable[[Call], Awaitable[None]]
+    ) -> Response:
+        call = follower.call
         async with Patience(call.deadline, call.receive):
             execution, task = await self._join(name, body, follower)
             try:
@@ -84,7 +97,7 @@ class KeyedRequests:
             return self._own_answer(follower, execution)
         outcome = _result(task)
         is_replay = outcome.maker is not follower
-        _note(call, "replayed" if is_replay else "first" if execution.is_recorded else "unavailable")
+        self._note(call, "replayed" if is_replay else "first" if execution.is_recorded else "unavailable")
         if is_replay:
             await admit_replay(call)
         return outcome.recorded.response(is_replay=is_replay)
@@ -122,7 +135,7 @@ class KeyedRequests:
 
     def _own_answer(self, follower: Follower, execution: Execution) -> Response:
         recording: Recording = follower.own.result()
-        _note(follower.call, "first" if execution.is_recorded else "unavailable")
+        self._note(follower.call, "first" if execution.is_recorded else "unavailable")
         if not recording.is_live and recording.recorded is not None:
             return recording.recorded.response(is_replay=False)
 
@@ -131,6 +144,11 @@ class KeyedRequests:
             execution.leave(follower)
 
         return EventStream(recording.follow(), finish=finish, headers=recording.headers)
+
+    def _note(self, call: Call, what: str) -> None:
+        self.outcomes[what,] += 1
+        call.log["idempotency"] = what
+        call.decision.note("idempotency", what)
 
     def _digest(self, kind: bytes, *parts: str | bytes) -> str:
         mac = hmac.new(self._secret, kind, hashlib.sha256)
@@ -145,8 +163,3 @@ def _result(task: asyncio.Task[Outcome]) -> Outcome:
         return task.result()
     except ServiceError as error:
         raise copy.copy(error) from None  # one for each of those who are told
-
-
-def _note(call: Call, what: str) -> None:
-    call.log["idempotency"] = what
-    call.decision.note("idempotency", what)

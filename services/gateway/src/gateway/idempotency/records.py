@@ -7,7 +7,6 @@ Source: the draft "The Idempotency-Key HTTP Header Field" (IETF httpapi).
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +85,7 @@ class Records:
     async def claim(self, name: str, *, owner: str, tenant: str, body: str, is_first: bool = True) -> Claim:
         """Raises `SealBrokenError` too: the kept answer is damaged, or another's. Only the first of many is a span."""
         keys = [_record(name), PREFIX + "kept", PREFIX + "bytes"]
-        with self._spans.operation("claim") if is_first else contextlib.nullcontext():
+        with self._spans.operation("claim") if is_first else self._spans.in_background("claim"):
             reply = await self._run(self._claim, keys, owner, body, self._lease_ms, self.keeping.total_bytes)
         outcome: Outcome = reply[0].decode()
         if outcome == "running":
@@ -97,7 +96,8 @@ class Records:
 
     async def renew(self, name: str, *, owner: str) -> float | None:
         """Seconds since anybody elsewhere asked for the answer (infinite: nobody did); None: the record is lost."""
-        reply = await self._run(self._renew, [_record(name)], owner, self._lease_ms)
+        with self._spans.in_background("renew"):
+            reply = await self._run(self._renew, [_record(name)], owner, self._lease_ms)
         if reply[0] == b"lost":
             return None
         return reply[1] / 1000 if reply[1] >= 0 else float("inf")

@@ -12,16 +12,27 @@ if TYPE_CHECKING:
 
     from gateway.decision import Decision
     from gateway.limits.scopes import Claim
-    from gateway.limits.verdict import Standing, Verdict
+    from gateway.limits.verdict import LimitName, Standing, Verdict
 
+_NAMES: dict[str, LimitName] = {
+    "requests": "requests_per_minute",
+    "tokens": "tokens_per_minute",
+    "concurrency": "max_concurrency",
+    "day_micro_usd": "budget_usd_per_day",
+    "month_micro_usd": "budget_usd_per_month",
+}
 DEGRADED = "x-ratelimit-degraded"
 _SECOND_US = 1_000_000
 
 
 def show(
     verdict: Verdict, claims: Sequence[Claim], headers: dict[str, str], decision: Decision, *, replicas: int
-) -> None:
-    """Write the tightest request and token limit into `headers`, the tightest of every kind into `decision`."""
+) -> list[tuple[float, LimitName]]:
+    """Write the tightest request and token limit into `headers`, the tightest of every kind into `decision`.
+
+    Returns how much of each of these is used, 0 to 1.
+    """
+    shares: list[tuple[float, LimitName]] = []
     divisor = 1 if verdict.is_exact else replicas
     both = list(zip(claims, verdict.standings, strict=True))
     for kind, rates in (("requests", _requests(both, divisor)), ("tokens", _tokens(both, divisor))):
@@ -31,6 +42,7 @@ def show(
             headers[f"x-ratelimit-remaining-{kind}"] = str(left)
             headers[f"x-ratelimit-reset-{kind}"] = duration(reset_us)
             decision.note(kind, f"{left}/{limit}@{scope}")
+            shares.append((_used(left, limit), _NAMES[kind]))
     running = [
         (share(claim.most_leases, divisor) - standing.leases, share(claim.most_leases, divisor), claim.scope.name)
         for claim, standing in both
@@ -42,6 +54,12 @@ def show(
         if counts:
             left, limit, scope = min(counts)
             decision.note(kind, f"{max(left, 0)}/{limit}@{scope}")
+            shares.append((_used(left, limit), _NAMES[kind]))
+    return shares
+
+
+def _used(left: int, limit: int) -> float:
+    return min(max(1 - left / limit, 0.0), 1.0) if limit > 0 else 1.0
 
 
 def _requests(both: Sequence[tuple[Claim, Standing]], divisor: int) -> list[tuple[int, int, int, str]]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from common.background import end
+from common.spans import UNTRACED, StoreSpans
 from gateway.limits.errors import LimitsStoreAwayError
 from gateway.limits.store import LimitsStore, load_script
 
@@ -73,8 +74,10 @@ class Ledger:
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        spans: StoreSpans = UNTRACED,
     ) -> None:
         self._store = store
+        self._spans = spans
         self._clock = clock
         self._wall_clock = wall_clock
         self._counters: dict[tuple[str, str], Counter[str]] = {}
@@ -133,10 +136,11 @@ class Ledger:
         assert self._store is not None  # noqa: S101  # for the type checker
         mark, counters = f"v1:usage:{{{batch.tenant}}}:mark:{batch.name}", _counters_of(batch.tenant, batch.day)
         words = [word for pair in batch.counters.items() for word in pair]
-        await asyncio.gather(
-            self._store.run(COUNT, [mark, counters], [MARK_LIFE_S, KEPT_S, *words]),
-            self._store.run(NAME, [_tenants_of(batch.day)], [KEPT_S, batch.tenant]),
-        )
+        with self._spans.in_background("count"):
+            await asyncio.gather(
+                self._store.run(COUNT, [mark, counters], [MARK_LIFE_S, KEPT_S, *words]),
+                self._store.run(NAME, [_tenants_of(batch.day)], [KEPT_S, batch.tenant]),
+            )
 
     async def rows(self, days: Sequence[str], *, tenant: str | None) -> list[UsageRow]:
         """What was used on `days` (`yyyymmdd`), by day, tenant, key and model. Raises `LimitsStoreAwayError`."""

@@ -6,10 +6,9 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-from opentelemetry import metrics
 
 from common.spans import UNTRACED, StoreSpans
 from gateway.limits import headers as shown
@@ -44,10 +43,6 @@ LONGEST_LEASE_WAIT_S = 30
 _LATE = 2
 _PER_SCOPE = 6
 
-_degraded = metrics.get_meter("gateway").create_counter(
-    "spillway.limits.degraded", unit="{request}", description="Requests that were decided by this process alone."
-)
-
 
 @dataclass(slots=True)
 class Limiter:
@@ -65,6 +60,11 @@ class Limiter:
     """Microseconds since 1970; 0: the store's own clock. For tests."""
     degraded: int = 0
     """Requests that this process decided alone because the store was away."""
+    outcomes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """What was decided, and which limit of which scope stood in the way: `admitted`, `refused`, `degraded` (admitted,
+    by this process alone because the store was away), and beside one of these `shadow` for each limit that watches."""
+    note_share: Callable[[str, float], object] = lambda *_: None
+    """Told of each admitted call: its tightest limit, and how much of it is used now, 0 to 1."""
     _ahead_us: int | None = field(default=None, init=False)
     """Of the store's clock before ours."""
 
@@ -80,17 +80,18 @@ class Limiter:
         if not scopes:
             call.decision.note("limits", "none")
             return admission
+        outcome = "admitted"
         try:
             with self.spans.operation("admit"):
                 admission.verdict = await self._decide(admission)
         except LimitsStoreAwayError:
             self.degraded += 1
-            _degraded.add(1)
+            outcome = "degraded"
             call.answer_headers[shown.DEGRADED] = "1"
             admission.verdict = self.local.admit(demand.claims, demand.cost)
         self._report(call, demand, admission.verdict)
-        if admission.verdict.is_admitted:
-            self._keep_leases(admission)
+        self.outcomes[outcome, "", ""] += 1
+        self._keep_leases(admission)
         return admission
 
     async def _decide(self, admission: Admission) -> Verdict:
@@ -134,9 +135,12 @@ class Limiter:
         """Say what was decided, and raise if it was a refusal."""
         decision = call.decision
         decision.note("limits", "exact" if verdict.is_exact else "local")
-        shown.show(verdict, demand.claims, call.answer_headers, decision, replicas=self.replicas)
+        shares = shown.show(verdict, demand.claims, call.answer_headers, decision, replicas=self.replicas)
         decision.note("reserved", f"{demand.tokens}tok,{demand.cost}uusd")
         broken = list(violations(verdict, demand.claims, lease_wait_us=self._lease_wait_us(call, demand)))
+        for violation in broken:
+            if violation.scope.is_shadow:
+                self.outcomes["shadow", violation.limit, violation.scope.name] += 1
         watched = [f"{violation.scope.name}.{violation.limit}" for violation in broken if violation.scope.is_shadow]
         if watched:
             decision.note("shadow", ",".join(watched))
@@ -144,6 +148,7 @@ class Limiter:
             worst, error = refusal([violation for violation in broken if not violation.scope.is_shadow])
             decision.note("refused", f"{worst.scope.name}.{worst.limit}")
             decision.note("retry_after", f"{error.headers['retry-after']}s")
+            self.outcomes["refused", worst.limit, worst.scope.name] += 1
             self.ledger.add(
                 call.caller.tenant,
                 call.caller.key_id,
@@ -151,6 +156,9 @@ class Limiter:
                 {"requests": 1, "refused": 1},
             )
             raise error
+        if shares:
+            share, limit = max(shares)
+            self.note_share(limit, share)
 
     def _lease_wait_us(self, call: Call, demand: Demand) -> int:
         """When a place becomes free, about: calls of this kind take so long, and so many run."""

@@ -17,6 +17,7 @@ from gateway.limits.store import LimitsStore
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
+    from opentelemetry.metrics import Meter
     from opentelemetry.sdk.trace import TracerProvider
 
     from common.health import Health
@@ -32,6 +33,7 @@ async def open_limits(  # noqa: PLR0913  # all but two by keyword
     replicas: int,
     catalogue: ModelCatalogue,
     health: Health,
+    meter: Meter | None = None,
     provider: TracerProvider | None,
 ) -> Limiter:
     """Connect to the *limits* store at `url` and start what works in the background; without one, limit alone."""
@@ -42,10 +44,10 @@ async def open_limits(  # noqa: PLR0913  # all but two by keyword
     client = connect(url)
     stack.push_async_callback(close, client)
     health.add_optional("limits_store", lambda: is_reachable(client))
-    store = LimitsStore(client)
+    spans = StoreSpans("limits", provider, meter)
+    store = LimitsStore(client, spans=spans)
     await stack.enter_async_context(store.working())
-    ledger, settling = Ledger(store), Settling(store)
+    ledger, settling = Ledger(store, spans=spans), Settling(store, spans=spans)
     await stack.enter_async_context(ledger.working())
     await stack.enter_async_context(settling.working())
-    spans = StoreSpans("limits", provider)
     return Limiter(catalogue, local, experience, ledger, store, settling, replicas=replicas, spans=spans)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.background import end
+from common.spans import UNTRACED, StoreSpans
 from gateway.limits.errors import LimitsStoreAwayError
 from gateway.limits.store import LimitsStore, load_script
 
@@ -51,8 +52,11 @@ class _Lease:
 
 
 class Settling:
-    def __init__(self, store: LimitsStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, store: LimitsStore, *, clock: Callable[[], float] = time.monotonic, spans: StoreSpans = UNTRACED
+    ) -> None:
         self._store = store
+        self._spans = spans
         self._clock = clock
         self._waiting: deque[_Settlement] = deque()
         self._has_work = asyncio.Event()
@@ -104,7 +108,10 @@ class Settling:
                 settlement.sent_at = settlement.sent_at or now
             except LimitsStoreAwayError:
                 self._waiting.append(settlement)
-        answers = await asyncio.gather(*(answer for _, answer in sent), return_exceptions=True)
+        if not sent:
+            return
+        with self._spans.in_background("settle"):
+            answers = await asyncio.gather(*(answer for _, answer in sent), return_exceptions=True)
         failed = [at for (at, _), answer in zip(sent, answers, strict=True) if isinstance(answer, Exception)]
         self._waiting.extendleft(reversed(failed))
 
@@ -137,7 +144,10 @@ class Settling:
         for name, lease in due:
             with contextlib.suppress(LimitsStoreAwayError):
                 renewed.append((name, lease, self._store.submit(RENEW, lease.keys, (0, name, LEASE_US))))
-        answers = await asyncio.gather(*(answer for *_, answer in renewed), return_exceptions=True)
+        if not renewed:
+            return
+        with self._spans.in_background("renew"):
+            answers = await asyncio.gather(*(answer for *_, answer in renewed), return_exceptions=True)
         for (name, lease, _), answer in zip(renewed, answers, strict=True):
             if not isinstance(answer, Exception) and self._leases.pop(name, None) is not None:
                 self._leases[name] = _Lease(lease.keys, now + RENEW_EVERY_S)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoScriptError, RedisError
 
 from common.background import end
+from common.spans import UNTRACED, StoreSpans
 from gateway.lateness import answered_within
 from gateway.limits.errors import LimitsStoreAwayError
 
@@ -61,7 +62,10 @@ class LimitsStore:
     and a probe in the background (a write each 0.5 s) finds out when it is back.
     """
 
-    def __init__(self, client: Redis, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, client: Redis, *, clock: Callable[[], float] = time.monotonic, spans: StoreSpans = UNTRACED
+    ) -> None:
+        self._spans = spans
         self._client = client
         self._clock = clock
         self._waiting: list[_Call] = []
@@ -112,7 +116,8 @@ class LimitsStore:
                 pipeline = self._client.pipeline(transaction=False)
                 for command in commands:
                     pipeline.execute_command(*command)
-                return await pipeline.execute()
+                with self._spans.in_background("read_usage"):
+                    return await pipeline.execute()
         except (RedisError, OSError, TimeoutError) as error:
             raise LimitsStoreAwayError(type(error).__name__) from error
 

@@ -1,4 +1,5 @@
--- The head of every script of this folder: names, the clock, and what several transitions share.
+-- The head of every script of this folder: names, the clock, and what several transitions share. The text of a script
+-- becomes a function; the reply is {what it returns, {state, ms since its submission, … of each job that it ended}}.
 --
 -- KEYS[1]  the prefix of every key, for example v1:{jobs}. It is no key itself: its hash tag names the cluster slot in
 --          which all keys of the queue lie, so that a script may reach keys that it learns only while it runs.
@@ -34,6 +35,8 @@ if not now then
   local time = redis.call('TIME')
   now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
+
+local ended = {}
 
 local FINAL = { succeeded = true, failed = true, cancelled = true, expired = true }
 
@@ -86,8 +89,8 @@ end
 
 -- Ends a job, whatever it did. The caller has made sure that it is not final. `keep_request`: an operator may retry it.
 local function settle(id, state, keep_request)
-  local tenant, was, attempts, fence, keep_ms, request_bytes =
-    get(id, 'tenant', 'state', 'attempts', 'fence', 'keep_ms', 'request_bytes')
+  local tenant, was, attempts, fence, keep_ms, request_bytes, created_at =
+    get(id, 'tenant', 'state', 'attempts', 'fence', 'keep_ms', 'request_bytes', 'created_at')
   if was == 'queued' then
     forget_waiting(id, tenant)
   elseif was == 'running' then
@@ -110,6 +113,8 @@ local function settle(id, state, keep_request)
   end
   redis.call('ZADD', P .. 'ends', int(now + keep), id)
   tell(id, state, attempts)
+  ended[#ended + 1] = state
+  ended[#ended + 1] = now - created_at
 end
 
 -- Fails a job whose attempts are used up; it becomes a dead letter.
