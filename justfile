@@ -151,10 +151,10 @@ platforms-lint: setup
 advisories *args:
     @sh infra/supply/advisories.sh "$@"
 
-# Write the OpenAPI snapshots of the services (docs/openapi)
+# Write the services' contracts; `openapi docs/openapi/released` at a release
 [group('quality')]
-openapi: setup
-    '{{ python }}' -m devstack openapi docs/openapi
+openapi *directory: setup
+    '{{ python }}' -m devstack openapi "${1:-docs/openapi}"
 
 # Write Grafana's dashboards (infra/compose/grafana/dashboards)
 [group('quality')]
@@ -183,6 +183,12 @@ bench *args: setup
 chaos *args: setup
     [ "${1:-}" != jobs ] || { shift; set -- tests/chaos/test_jobs.py -s "$@"; }; \
     SPILLWAY_CHAOS=long '{{ bin }}/pytest' -m chaos "$@"
+
+# What a load needs, and what is full first: --users, --think-s or --requests-per-s, --hit-ratio, --stream-share, …
+[group('measure')]
+[no-exit-message]
+@capacity *args: setup
+    '{{ python }}' -m devstack capacity "$@"
 
 # Build the image of one service with BUILDER (docker, podman or buildah; else the first that works)
 [group('deploy')]

@@ -1,52 +1,122 @@
-"""Every tier is restarted, replica by replica, under load with live streams, and nobody notices."""
+"""Every tier is restarted, replica by replica, under load with live streams, and nobody notices.
+
+In the suite one replica of each tier, with short streams; `./justw chaos` takes both, three times, with the defaults
+of production and streams of 8 s.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import subprocess
+import tarfile
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from support.chaos import IS_LONG, times
+from support.cluster_service import until
 from support.edge import Edge, Tally
 from support.fleet import TIERS, Fleet
 from support.platform import make_key
 
-if TYPE_CHECKING:
-    from pathlib import Path
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(times(300, 1_800))]
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1_800)]
-
+ROOT = Path(__file__).parents[2]
 STREAM_S = times(1, 8)
-DRAIN_DELAY_S = times(2, 10)
+DRAIN_DELAY_S = times(3, 10)
+STARVED_SHARE = 0.1
+"""Of the time that some process waited for a processor: more, and it is the machine that was late, not the platform."""
+
+
+@dataclass
+class Round:
+    tally: Tally
+    restarts: int
+    seconds: float
+    waited: float
+    """Share of the time, of the process that waited longest."""
+
+    @property
+    def says_nothing(self) -> bool:
+        return not self.tally.is_clean and self.waited > STARVED_SHARE
+
+    def __str__(self) -> str:
+        tally = self.tally
+        return (
+            f"{tally.tier:<10} {self.restarts:>8} {self.seconds:>8.1f} {tally.requests:>9} {len(tally.failures):>9}"
+            f" {tally.streams:>8} {len(tally.cut):>12} {tally.jobs:>5} {len(tally.lost):>5} {self.waited:>7.0%}"
+            f" {'once more: the machine was busy' if self.says_nothing else ''}"
+        )
 
 
 async def test_a_rolling_restart_of_every_tier_loses_no_request_and_ends_no_stream(tmp_path: Path) -> None:
-    rows: list[tuple[Tally, int, float]] = []
-    async with Fleet(tmp_path, drain_delay_s=DRAIN_DELAY_S, drain_timeout_s=20) as fleet:
+    rounds: list[Round] = []
+    async with Fleet(tmp_path, drain_delay_s=DRAIN_DELAY_S, drain_timeout_s=30) as fleet:
         key = make_key(fleet.services["gateway"].pick(), "roller")
         async with Edge(fleet.services["gateway"], key, rate=8, stream_s=STREAM_S) as edge:
-            for _ in range(times(1, 3)):
-                for tier in TIERS:
-                    edge.tally, began = Tally(tier), time.monotonic()
-                    restarted = fleet.members[tier][:] if IS_LONG else fleet.members[tier][:1]
-                    for member in restarted:
-                        await fleet.restart(member)
-                    rows.append((edge.tally, len(restarted), time.monotonic() - began))
-    print(table(rows))  # noqa: T201  # what the test is for
-    assert [(tally.tier, tally.failures, tally.cut, tally.lost) for tally, _, _ in rows] == [
-        (tally.tier, [], [], []) for tally, _, _ in rows
-    ]
-    assert all(tally.requests for tally, _, _ in rows)
-    assert sum(tally.streams for tally, _, _ in rows) > len(rows)
-    assert sum(tally.jobs for tally, _, _ in rows) > 0
+            for tier in TIERS * times(1, 3):
+                for _ in range(3):
+                    rounds.append(await roll(fleet, edge, tier, replicas=times(1, 2)))
+                    if not rounds[-1].says_nothing:
+                        break
+    judge(rounds)
 
 
-def table(rows: list[tuple[Tally, int, float]]) -> str:
-    lines = ["", "tier       restarts  seconds  requests  failures  streams  ended early  jobs  lost"]
-    lines += [
-        f"{tally.tier:<10} {restarts:>8} {seconds:>8.1f} {tally.requests:>9} {len(tally.failures):>9}"
-        f" {tally.streams:>8} {len(tally.cut):>12} {tally.jobs:>5} {len(tally.lost):>5}"
-        for tally, restarts, seconds in rows
-    ]
-    return "\n".join(lines)
+@pytest.mark.skipif(not IS_LONG, reason="takes minutes: ./justw chaos")
+async def test_an_update_from_the_last_release_tier_by_tier_loses_nothing_whoever_talks_to_whom(tmp_path: Path) -> None:
+    """SPILLWAY_RELEASED names a revision to start from, if it is not the last tag."""
+    source = tmp_path / "released"
+    unpack(os.environ.get("SPILLWAY_RELEASED") or last_release(), source)
+    fleet = Fleet(tmp_path, drain_delay_s=DRAIN_DELAY_S, drain_timeout_s=30)
+    fleet.source = source
+    async with fleet:
+        key = make_key(fleet.services["gateway"].pick(), "updater")
+        async with Edge(fleet.services["gateway"], key, rate=8, stream_s=STREAM_S) as edge:
+            fleet.source = None
+            # Half of each tier first, callers before those whom they call: the worst order that there is.
+            rounds = [await roll(fleet, edge, tier, replicas=1) for tier in (*TIERS, *TIERS)]
+    judge(rounds)
+
+
+def last_release() -> str:
+    tags = git("tag", "--list", "v*", "--sort=-version:refname").decode().split()
+    if not tags:
+        pytest.skip("there is no release yet; SPILLWAY_RELEASED names a revision")
+    return tags[0]
+
+
+def git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], capture_output=True, check=True, cwd=ROOT).stdout  # noqa: S603, S607  # ours
+
+
+def unpack(revision: str, directory: Path) -> None:
+    with tarfile.open(fileobj=io.BytesIO(git("archive", "--format=tar", revision, "libs", "services"))) as tar:
+        tar.extractall(directory, filter="data")
+
+
+def judge(rounds: list[Round]) -> None:
+    heads = "tier       restarts  seconds  requests  failures  streams  ended early  jobs  lost  waited"
+    print("\n".join(["", heads, *map(str, rounds)]))  # noqa: T201  # what the test is for
+    judged = [one.tally for one in rounds if not one.says_nothing]
+    assert [(tally.tier, tally.failures, tally.cut, tally.lost) for tally in judged if not tally.is_clean] == []
+    if {tally.tier for tally in judged} != set(TIERS):
+        pytest.skip("this machine was too busy with other work to tell")
+    assert all(tally.requests for tally in judged)
+    assert sum(tally.streams for tally in judged) > len(judged)
+    assert sum(tally.jobs for tally in judged) > 0
+
+
+async def roll(fleet: Fleet, edge: Edge, tier: str, *, replicas: int) -> Round:
+    tally = edge.tally = Tally(tier)
+    members = fleet.members[tier][:replicas]  # the oldest: who is restarted goes to the end
+    before, began = fleet.waited_s(), time.monotonic()
+    for member in members:
+        await fleet.restart(member)
+    edge.tally = Tally("between")
+    await until(lambda: not tally.under_way, within_s=60)
+    seconds = time.monotonic() - began
+    waited = [now_s - before[pid] for pid, now_s in fleet.waited_s().items() if pid in before]
+    return Round(tally, len(members), seconds, max(waited, default=0) / seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import re
@@ -12,12 +13,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
+
+import httpx2
 
 from devstack import env_file, ports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 CHECKOUT = Path(__file__).parents[2]
 UP = (sys.executable, "-m", "devstack", "up")
@@ -108,6 +111,26 @@ class UpProcess:
         """What a client exports: dev.env."""
         return env_file.read(self.local / "dev.env")
 
+    def log_lines(self, service: str) -> list[dict[str, Any]]:
+        """What a service has logged so far."""
+        lines = [json.loads(line[line.index("{") :]) for line in self.log.splitlines() if '"service"' in line]
+        return [line for line in lines if line["service"] == service]
+
+    def make_key(self, **fields: Any) -> str:
+        """An API key of the tenant `dev` with these fields."""
+        with httpx2.Client(base_url=self.client["SPILLWAY_URL"], trust_env=False) as http:
+            authorization = {"authorization": f"Bearer {self.client['SPILLWAY_ADMIN_KEY']}"}
+            asked = {"tenant": "dev", "name": "a test's"} | fields
+            made: list[str] = []
+
+            def is_made() -> bool:  # a busy machine's store may not answer in its 0.2 s
+                answer = http.post("/admin/keys", json=asked, headers=authorization)
+                made[:] = [answer.json()["key"]] if answer.is_success else []
+                return bool(made)
+
+            wait_until(is_made, 10, "the key is made")
+        return made[0]
+
     def interrupt(self) -> None:
         """Press Ctrl-C."""
         with contextlib.suppress(ProcessLookupError):
@@ -136,6 +159,29 @@ class UpProcess:
 
     def _is_decided(self) -> bool:
         return "Spillway is ready" in self.log or self.process.poll() is not None
+
+
+@contextlib.contextmanager
+def replica(stack: UpProcess, service: str, **environ: str) -> Iterator[str]:
+    """One more process of a service beside the stack, with settings of its own; yields its URL."""
+    port = ports.find_free()
+    url = f"http://{ports.HOST}:{port}"
+    settings = env_file.read(stack.local / "stack.env") | {f"{service.upper()}_PORT": str(port)} | environ
+    with subprocess.Popen(  # noqa: S603  # ours
+        [sys.executable, "-m", service], env=stack.env | settings, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or _is_ready(url), _READY_S, f"{service} is ready")
+            yield url
+        finally:
+            process.terminate()
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/readyz", trust_env=False).is_success
+    except httpx2.TransportError:
+        return False
 
 
 def _processes() -> dict[int, tuple[int, str]]:

@@ -59,11 +59,14 @@ def test_a_key_has_what_it_was_made_with(stack: Platform, admin: httpx2.Client) 
         models=["sim-small"],
         cache="deterministic",
         priority="batch",
+        trusted_trace=True,
+        capture_content=True,
         expires_at="2099-01-01T00:00:00+00:00",
     )
     assert list(made)[:2] == ["id", "key"]
     assert made["limits"] == NO_LIMITS | limits | {"budget_usd_per_month": 40.0, "mode": "shadow"}
     assert made["model_limits"] == {"sim-small": NO_LIMITS | {"requests_per_minute": 5}}
+    assert (made["trusted_trace"], made["capture_content"]) == (True, True)
     assert (made["models"], made["cache"], made["priority"]) == (["sim-small"], "deterministic", "batch")
     assert (made["expires_at"], made["enabled"], made["last_used_at"]) == (4070908800.0, True, None)
     with stack.http(made["key"]) as daves:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import httpx2
-
+from common.http_client import create_client
 from support.replicas import replicas
 
 if TYPE_CHECKING:
     from support.platform import Platform
 
 
-def test_a_service_on_every_address_answers_ipv4_and_ipv6(stack: Platform) -> None:
+async def test_a_service_on_every_address_answers_our_clients_by_ipv4_and_ipv6(stack: Platform) -> None:
     with replicas(stack, 1, host="::") as [gateway]:
         ipv6 = gateway.url.replace("127.0.0.1", "[::1]")
-        for url in (gateway.url, ipv6):
-            assert httpx2.get(f"{url}/livez", trust_env=False).json() == {"status": "ok"}
+        async with create_client() as client:
+            for url in (gateway.url, ipv6):
+                assert (await client.get(f"{url}/livez")).json() == {"status": "ok"}

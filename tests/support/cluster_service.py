@@ -16,8 +16,9 @@ from common.http_client import create_client
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PROBE_S = 0.5
-"""Between two questions for readiness: how long a balancer sends to a replica that has said that it leaves."""
+PROBE_S = 0.25
+SPREAD_S = 0.75
+"""How long connections still go to a member that is not ready any more: news of endpoints take their time."""
 
 
 class ClusterService:
@@ -26,9 +27,9 @@ class ClusterService:
     """
 
     def __init__(self) -> None:
-        self.ready: list[str] = []
         self.url = ""
-        self._members: list[str] = []
+        self._is_ready: dict[str, bool] = {}
+        """By member."""
         self._turns = itertools.count()
         self._relays: set[asyncio.Task[None]] = set()
 
@@ -47,27 +48,40 @@ class ClusterService:
         await self._client.aclose()
 
     def add(self, member: str) -> None:
-        self._members.append(member)
+        self._is_ready[member] = False
 
     def remove(self, member: str) -> None:
-        self._members.remove(member)
+        del self._is_ready[member]
+
+    @property
+    def ready(self) -> list[str]:
+        """Those to whom new connections go."""
+        return [member for member, is_ready in self._is_ready.items() if is_ready]
 
     def pick(self) -> str:
         """The ready member whose turn it is."""
-        return self.ready[next(self._turns) % len(self.ready)]
+        ready = self.ready
+        return ready[next(self._turns) % len(ready)]
 
     async def _probe_forever(self) -> None:
         while True:
-            answers = await asyncio.gather(*(self._is_ready(member) for member in self._members))
-            self.ready = [member for member, is_ready in answers if is_ready and member in self._members]
+            await asyncio.gather(*(self._probe(member) for member in self._is_ready))
             await asyncio.sleep(PROBE_S)
 
-    async def _is_ready(self, member: str) -> tuple[str, bool]:
-        try:
-            answer = await self._client.get(f"{member}/readyz", headers={"connection": "close"})
-        except httpx2.HTTPError:
-            return member, False
-        return member, answer.status_code == httpx2.codes.OK
+    async def _probe(self, member: str) -> None:
+        """No answer in time says nothing: the machine of a test may be busy."""
+        with contextlib.suppress(httpx2.TimeoutException):
+            try:
+                answer = await self._client.get(f"{member}/readyz", headers={"connection": "close"})
+                is_ready = answer.status_code == httpx2.codes.OK
+            except httpx2.NetworkError:
+                is_ready = False
+            delay_s = 0 if is_ready else SPREAD_S
+            asyncio.get_running_loop().call_later(delay_s, self._note, member, is_ready)
+
+    def _note(self, member: str, is_ready: bool) -> None:
+        if member in self._is_ready:
+            self._is_ready[member] = is_ready
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -33,6 +33,11 @@ class Tally:
     jobs: int = 0
     lost: list[str] = field(default_factory=list)
     """Jobs that were accepted and did not succeed."""
+    under_way: int = 0
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.failures or self.cut or self.lost)
 
 
 class Edge:
@@ -68,6 +73,13 @@ class Edge:
             await asyncio.sleep(max(0.0, begun + number / self._rate - time.monotonic()))
 
     async def _one(self, number: int, tally: Tally) -> None:
+        tally.under_way += 1
+        try:
+            await self._by_kind(number, tally)
+        finally:
+            tally.under_way -= 1
+
+    async def _by_kind(self, number: int, tally: Tally) -> None:
         match number % 10:
             case 0 | 5:
                 await self._stream(number, tally)

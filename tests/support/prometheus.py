@@ -26,10 +26,13 @@ _START_S = 20
 _STOP_S = 10
 _SCRAPED_S = 30
 _INTERVAL = "1s"
+_NOT_RUN = ("traefik", "collector", "jaeger")
+"""What Compose runs beside the services, and no test does."""
 
 
 class Prometheus:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, jobs: set[str]) -> None:
+        self._jobs = jobs
         self._http = httpx2.Client(base_url=f"{url}/api/v1", trust_env=False, timeout=10)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
@@ -61,7 +64,7 @@ class Prometheus:
             jobs = {one["metric"]["job"] for one in self.query("up == 1")}
         except (httpx2.TransportError, httpx2.HTTPStatusError):
             return False
-        return jobs == set(_committed_jobs())
+        return jobs == self._jobs
 
     def close(self) -> None:
         self._http.close()
@@ -90,7 +93,7 @@ def prometheus(pages: Mapping[str, str], directory: Path) -> Iterator[Prometheus
     ]
     with (directory / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603  # ours
-    running = Prometheus(f"http://127.0.0.1:{port}")
+    running = Prometheus(f"http://127.0.0.1:{port}", set(pages))
     try:
         eventually(functools.partial(_is_decided, running, process), within_s=_START_S)
         assert process.poll() is None, (directory / "log").read_text()
@@ -111,25 +114,22 @@ def _is_decided(running: Prometheus, process: subprocess.Popen[bytes]) -> bool:
     return process.poll() is not None or running.is_ready()
 
 
-def _committed() -> dict[str, Any]:
-    committed: dict[str, Any] = yaml.safe_load((COMMITTED / "prometheus.yml").read_text())
-    return committed
-
-
-def _committed_jobs() -> list[str]:
-    return [job["job_name"] for job in _committed()["scrape_configs"]]
-
-
 def _configuration(pages: Mapping[str, str]) -> dict[str, Any]:
-    """What is committed, but impatient, and with addresses in place of names that a network would resolve."""
-    configuration = _committed()
+    """What is committed, but impatient, and with addresses in place of names that a network would resolve.
+
+    The jobs without a page, such as the edge's, are left out.
+    """
+    configuration: dict[str, Any] = yaml.safe_load((COMMITTED / "prometheus.yml").read_text())
     configuration["global"] |= {
         "scrape_interval": _INTERVAL,
         "scrape_timeout": _INTERVAL,
         "evaluation_interval": _INTERVAL,
     }
     configuration["rule_files"] = [str(COMMITTED / pattern) for pattern in configuration["rule_files"]]
-    for job in configuration["scrape_configs"]:
-        del job["dns_sd_configs"]
-        job["static_configs"] = [{"targets": [pages[job["job_name"]]]}]
+    jobs = {job["job_name"]: job for job in configuration["scrape_configs"]}
+    configuration["scrape_configs"] = [
+        {name: value for name, value in jobs[service].items() if name != "dns_sd_configs"}
+        | {"static_configs": [{"targets": [page]}]}
+        for service, page in pages.items()
+    ]
     return configuration

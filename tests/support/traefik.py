@@ -8,7 +8,7 @@ import socket
 import ssl
 import subprocess
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx2
 import yaml
@@ -17,7 +17,7 @@ from support.compose import FOLDER
 from support.platform import BOUND_S, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 BINARY = os.environ.get("TRAEFIK_BIN", "")
@@ -63,20 +63,25 @@ def edge(
     folder: Path, servers: Sequence[str], *, traces_url: str | None = None, read_timeout: str | None = None
 ) -> Iterator[Edge]:
     """Run Traefik before `servers`; it is of use once the first of them is asked after its health and answers."""
-    https_port, http_port, metrics_port = ports = [_free_port() for _ in range(3)]
-    static = yaml.safe_load((FOLDER / "traefik" / "traefik.yaml").read_text())
-    points = static["entryPoints"]
-    for name, port in zip(("websecure", "web", "metrics"), ports, strict=True):
-        points[name]["address"] = f"127.0.0.1:{port}"
+    https_port, http_port, metrics_port = (free_port() for _ in range(3))
+    ours = {
+        '":8443"': f'"127.0.0.1:{https_port}"',
+        '":8080"': f'"127.0.0.1:{http_port}"',
+        '":9464"': f'"127.0.0.1:{metrics_port}"',
+        "/etc/traefik/dynamic": str(folder / "dynamic"),
+        "http://collector:4318": traces_url or "http://127.0.0.1:9",
+    }
     if read_timeout is not None:
-        points["websecure"]["transport"]["respondingTimeouts"]["readTimeout"] = read_timeout
-    static["providers"]["file"]["directory"] = str(folder / "dynamic")
-    static["tracing"]["otlp"]["http"]["endpoint"] = f"{traces_url or 'http://127.0.0.1:9'}/v1/traces"
+        ours["readTimeout: 60s"] = f"readTimeout: {read_timeout}"
+    static = (FOLDER / "traefik" / "traefik.yaml").read_text()  # as text: Traefik reads what is committed
+    for theirs, our in ours.items():
+        assert static.count(theirs) == 1, theirs
+        static = static.replace(theirs, our)
     dynamic = yaml.safe_load((FOLDER / "traefik" / "dynamic" / "gateway.yaml").read_text())
     dynamic["http"]["services"]["gateway"]["loadBalancer"]["servers"] = [{"url": url} for url in servers]
     (folder / "dynamic").mkdir()
-    _write(folder / "dynamic" / "gateway.yaml", dynamic)
-    _write(folder / "traefik.yaml", static)
+    (folder / "dynamic" / "gateway.yaml").write_text(yaml.safe_dump(dynamic))
+    (folder / "traefik.yaml").write_text(static)
     with (folder / "traefik.log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603  # named by who runs the tests
             [BINARY, f"--configFile={folder / 'traefik.yaml'}"],
@@ -97,10 +102,6 @@ def edge(
             process.wait()
 
 
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    file.write_text(yaml.safe_dump(content, sort_keys=False))
-
-
 def _serves(started: Edge) -> bool:
     if started.process.poll() is not None:
         raise RuntimeError((started.static.parent / "traefik.log").read_text())
@@ -111,7 +112,7 @@ def _serves(started: Edge) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

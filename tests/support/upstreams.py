@@ -14,10 +14,12 @@ from simulator.transport import SimulatorProtocol
 from support.server import running
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
 
     from starlette.types import Receive, Scope, Send
 
+_GATE_S = 30
 _ERROR = b'{"error": {"message": "no", "type": "server_error", "param": null, "code": null}}'
 
 
@@ -27,12 +29,16 @@ class Switched:
     def __init__(self, **settings: Any) -> None:
         self.status: int | None = None
         self.delay_s = 0.0
+        self.gate: threading.Event | None = None
+        """What comes while there is one waits until it is set."""
         self.asked = 0
         self.url = ""
         self._simulator = simulator.app.create_app(SimulatorSettings(tokens=2, **settings))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked += 1
+        if (gate := self.gate) is not None:
+            await asyncio.to_thread(gate.wait, _GATE_S)
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         if self.status is None:

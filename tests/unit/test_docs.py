@@ -37,8 +37,8 @@ DOCUMENTS = sorted(path for path in ROOT.rglob("*.md") if _NOT_OURS.isdisjoint(p
 
 _VARIABLE = re.compile(r"^(#?)([A-Z][A-Z0-9_]*)=(.*)$", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-_RECIPE = re.compile(r"(?:\./justw|`just) ([a-z][a-z-]*)")
-_JUSTFILE_RECIPE = re.compile(r"^@?([a-z][a-z-]*)(?: [^:=]*)?:(?!=)", re.MULTILINE)
+_RECIPE = re.compile(r"(?:\./justw|`just) ([a-z][a-z0-9-]*)")
+_JUSTFILE_RECIPE = re.compile(r"^@?([a-z][a-z0-9-]*)(?: [^:]*)?:(?!=)", re.MULTILINE)
 _MACHINE_PATH = re.compile(r"(?<![\w./:$~-])/(?:home|root|Users|work|tmp|private|mnt|srv|opt)/")
 _TITLE = re.compile(r"^#+ (.+)$", re.MULTILINE)
 

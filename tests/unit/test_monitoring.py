@@ -103,7 +103,7 @@ def test_the_alerts_fire_when_they_should(path: Path) -> None:
 def test_every_service_is_scraped_under_its_own_name_with_all_its_replicas() -> None:
     scraped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
     found = {job["job_name"]: [(each["names"], each["port"]) for each in job["dns_sd_configs"]] for job in scraped}
-    assert found == {service: [([service], 9464)] for service in SERVICES}
+    assert found == {part: [([part], 9464)] for part in (*SERVICES, "traefik", "collector", "jaeger")}
 
 
 def test_grafana_knows_prometheus_and_jaeger_and_links_exemplars_to_traces() -> None:

@@ -195,3 +195,23 @@ def test_a_bad_file_is_named_and_not_repeated(secrets_dir: Path, content: bytes,
     with pytest.raises(BadSettingsError, match=message) as error:
         load(Settings)
     assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis+sentinel://hunter2@a:26379/primary", "redis+cluster://hunter2@a:6379", "a:6379"]
+)
+def test_a_store_is_one_endpoint_and_what_is_none_is_refused_at_start(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    set_environment(monkeypatch, {"CACHE_HOP_SECRET": "x" * 32, "CACHE_STORE_URL": url})
+    with pytest.raises(BadSettingsError, match=r"^CACHE_STORE_URL: .*one endpoint") as error:
+        load(CacheSettings)
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:a-password@store:6379/0", "rediss://store:6380/0", "unix:///run/valkey.sock"]
+)
+def test_a_store_is_reached_plainly_by_tls_or_by_a_socket(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    set_environment(monkeypatch, {"CACHE_HOP_SECRET": "x" * 32, "CACHE_STORE_URL": url})
+    assert load(CacheSettings).store_url.get_secret_value() == url

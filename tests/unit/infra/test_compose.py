@@ -16,7 +16,8 @@ import cache.settings
 import gateway.settings
 import inference.settings
 import jobs.settings
-from common.server import KEEPALIVE_S
+from common.http_client import KEEPALIVE_S
+from common.server import PARTING_S
 from common.settings import ServiceSettings, load
 from devstack.stores import STORES
 from inference import models_file
@@ -40,7 +41,7 @@ SETTINGS: dict[str, type[ServiceSettings]] = {
 }
 PORTS = {"gateway": 8080, "inference": 8081, "cache": 8082, "jobs": 8083, "simulator": 8090}
 PORTS |= dict.fromkeys(("valkey-state", "valkey-limits", "valkey-cache"), 6379)
-OF_OTHERS = re.compile(r"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT|SPILLWAY_(SECRETS_DIR|URL)|[A-Z]+_METRICS_(HOST|PORT)")
+OF_OTHERS = re.compile(r"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT|SPILLWAY_(SECRETS_DIR|URL)")
 METRICS_PORT = 9464
 WITHOUT_A_CLIENT = {"collector", "jaeger"}
 """Their images hold nothing that could ask after their health."""
@@ -182,6 +183,13 @@ def test_services_listen_where_others_ask_and_serve_metrics_on_one_port(loaded: 
         assert telemetry["metrics"]["readers"][0]["pull"]["exporter"]["prometheus"]["port"] == METRICS_PORT
 
 
+def test_prometheus_reaches_every_page_that_it_reads() -> None:
+    scraped = yaml.safe_load((compose.FOLDER / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    asked = {f"{name}:{page['port']}" for job in scraped for page in job["dns_sd_configs"] for name in page["names"]}
+    assert asked == {f"{part_of(name)}:{METRICS_PORT}" for name in (*SETTINGS, "traefik", "collector", "jaeger")}
+    assert {target.split(":")[0] for target in asked} <= neighbours("prometheus")
+
+
 def test_the_networks_are_the_arrows_of_the_architecture() -> None:
     for one, other in ARROWS:
         assert other in neighbours(one), (one, other)
@@ -270,7 +278,7 @@ def test_the_time_limits_and_bounds_of_the_edge_nest_with_the_gateways(loaded: d
     assert compose.seconds(timeouts["readTimeout"]) > served.body_timeout_s
     assert compose.seconds(timeouts["writeTimeout"]) == 0
     forwarding = TRAEFIK["serversTransport"]["forwardingTimeouts"]
-    assert compose.seconds(forwarding["idleConnTimeout"]) < KEEPALIVE_S
+    assert compose.seconds(forwarding["idleConnTimeout"]) <= KEEPALIVE_S < PARTING_S
     assert compose.seconds(forwarding["responseHeaderTimeout"]) == 0
     assert list(served.trusted_proxies) == [STACK["networks"]["edge"]["ipam"]["config"][0]["subnet"]]
 

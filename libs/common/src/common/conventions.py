@@ -8,7 +8,7 @@ A value is bounded and a word of ours, or an id: never what a caller sent, but f
 from __future__ import annotations
 
 # -- names of spans ----------------------------------------------------------------------------------------------------
-# A hop's server span is `{method} {route}`, its call of the next hop `{method}`: contrib's instrumentation names them.
+# A hop's server span is `{method} {route}`, or `{method}` when no route matched; its call of the next hop `{method}`.
 
 OPERATION = "{operation} {model}"
 """`chat gpt-5`: the whole work on one question at inference, its attempts inside."""
@@ -23,9 +23,15 @@ JOB_ATTEMPT = "job attempt"
 # -- attributes: OpenTelemetry's own -----------------------------------------------------------------------------------
 
 ERROR_TYPE = "error.type"
+SERVER_ADDRESS = "server.address"
+SERVER_PORT = "server.port"
 HTTP_STATUS = "http.response.status_code"
-URL_QUERY = "url.query"
-USER_AGENT = "user_agent.original"
+HTTP_METHOD = "http.request.method"
+HTTP_ROUTE = "http.route"
+URL_SCHEME = "url.scheme"
+URL_PATH = "url.path"
+URL_FULL = "url.full"
+PROTOCOL_VERSION = "network.protocol.version"
 DB_SYSTEM = "db.system.name"
 DB_OPERATION = "db.operation.name"
 
@@ -55,6 +61,8 @@ GEN_AI_OUTPUT_MESSAGES = "gen_ai.output.messages"
 TENANT = "spillway.tenant"
 KEY_ID = "spillway.key.id"
 REQUEST_ID = "spillway.request.id"
+ERROR_CODE = "spillway.error.code"
+"""Of the error that a caller was answered; `error.type` is the status then, as OpenTelemetry has it."""
 DECISION = "spillway.decision."
 """And the key of what was decided: `spillway.decision.cache`."""
 CACHE_OUTCOME = "spillway.cache.outcome"
@@ -66,6 +74,12 @@ STORE = "spillway.store"
 """`state`, `limits` or `cache`."""
 ATTEMPTS = "spillway.attempts"
 ATTEMPT_NUMBER = "spillway.attempt.number"
+ATTEMPT_REASON = "spillway.attempt.reason"
+"""`first`, `larger` (the prompt was too long for the model), or what the attempt before failed of."""
+ATTEMPT_OUTCOME = "spillway.attempt.outcome"
+"""`ok`, `cancelled`, or what it failed of."""
+FALLBACK_MODEL = "spillway.fallback.model"
+"""The public name of the model that is asked, where that is another than was asked for."""
 TARGET = "spillway.target"
 BATCH_REQUESTS = "spillway.batch.requests"
 USAGE_IS_ESTIMATED = "spillway.usage.is_estimated"
@@ -76,6 +90,11 @@ JOB_ATTEMPT_NUMBER = "spillway.job.attempt"
 JOB_OUTCOME = "spillway.job.outcome"
 CANARY = "spillway.canary."
 """As above."""
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+CANCELLED = "cancelled"
+"""An `error.type` without an error's status: whoever asked does not wait any more."""
 
 # -- events ------------------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from common.telemetry import note_error
 from common.wire import FINAL
 
 if TYPE_CHECKING:
@@ -191,19 +192,28 @@ _STATUS_ERRORS: dict[int, type[ServiceError]] = {
 }
 
 
+def _note(request: Request, code: str | None) -> None:
+    """Into the request's span and log line: why it was refused is what people look there for."""
+    note_error(code)
+    if (log := request.scope.get("state", {}).get("log")) is not None:
+        log.setdefault("code", code)
+
+
 def install(app: FastAPI, refusals: Refusals) -> None:
     """Make every error of `app`, the framework's own included, answer in the one shape, and count it.
 
     What nobody foresaw is answered by `common.middleware.RequestScope`, outside of the framework.
     """
 
-    async def service_error(_: Request, error: ServiceError) -> Response:
+    async def service_error(request: Request, error: ServiceError) -> Response:
+        _note(request, error.code)
         refusals.note(error)
         return error.response()
 
-    async def http_error(_: Request, error: HTTPException) -> Response:
+    async def http_error(request: Request, error: HTTPException) -> Response:
         known = _STATUS_ERRORS.get(error.status_code)
         code = known.code if known else "method_not_allowed" if error.status_code == 405 else "http_error"  # noqa: PLR2004  # the status is the name
+        _note(request, code)
         refusals.count(code or "", "")
         body = envelope(str(error.detail), type_="invalid_request_error", code=code)
         return Response(body, error.status_code, error.headers, media_type="application/json")
@@ -212,7 +222,8 @@ def install(app: FastAPI, refusals: Refusals) -> None:
         first: dict[str, Any] = error.errors()[0]
         return await service_error(request, InvalidRequest(first["msg"], param=param_path(first["loc"][1:])))
 
-    async def gone(_: Request, __: ClientDisconnect) -> Response:
+    async def gone(request: Request, _: ClientDisconnect) -> Response:
+        _note(request, ClientGone.code)
         return ClientGone("The client closed the connection.").response()
 
     app.add_exception_handler(ClientDisconnect, gone)  # type: ignore[arg-type]  # as below

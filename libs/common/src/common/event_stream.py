@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from common import sse
 from common.errors import ClientGone, DeadlineExceeded, ServiceError, Unavailable, UpstreamFailed
+from common.telemetry import note_error
 from common.watchdog import Watchdog
 from common.wire import EVENT_STREAM
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from common.deadline import Deadline
 
 
+CLIENT_STALLED = "client_stalled"
 SEND_BLOCKED_S = 30
 """A client that reads nothing for so long is dropped: it holds an upstream call."""
 END_GRACE_S = 0.5
@@ -175,6 +177,8 @@ class EventStream(Response):
                 current.uncancel()
         finally:
             watch.cancel()
+            if error is not None and not isinstance(error, ClientGone) and error.code != CLIENT_STALLED:
+                note_error(error.code, is_broken=True)
             try:
                 with contextlib.suppress(Exception):  # closing what is broken already
                     await self._close_chunks()
@@ -190,7 +194,7 @@ class EventStream(Response):
                 with blocked:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
         except TimeoutError:  # of `blocked`: those of `chunks` are service errors
-            return AlreadyToldError("The client stopped reading.", code="client_stalled")
+            return AlreadyToldError("The client stopped reading.", code=CLIENT_STALLED)
         except ServiceError as broken:
             told = b"" if isinstance(broken, AlreadyToldError) else sse.event(broken.body())
             if last := told + self._trailer():

@@ -59,7 +59,7 @@ class Door:
     connections_per_address: int = 0
     """0: no cap."""
     body_timeout_s: float = 35
-    linger_s: float = 0
+    linger_s: int = 0
     """When the server stops: how long an idle connection stays open after its last answer, if that did not close it."""
     header_timeout_s: float = HEADER_TIMEOUT_S
 
@@ -229,7 +229,7 @@ class HttpGuard(HttpToolsProtocol):
             rest_s = ended_at + self.door.linger_s - self.loop.time()
             self.timeout_keep_alive_task = self.loop.call_later(max(0, rest_s), self.timeout_keep_alive_handler)
         elif self.cycle.response_started and not self.cycle.response_complete:
-            self.timeout_keep_alive = self.door.linger_s  # type: ignore[assignment]  # of `call_later`: any number
+            self.timeout_keep_alive = self.door.linger_s
         else:
             super().shutdown()
 

@@ -37,7 +37,7 @@ class ServerMetrics:
 
     def record(self, method: str, route: str, status: int, seconds: float) -> None:
         """`route` is the template, "" when none matched; `status` is 0 when there was no answer."""
-        key = (method if method in _METHODS else _OTHER_METHOD, route, status)
+        key = (known_method(method), route, status)
         attributes = self._attributes.get(key)
         if attributes is None:
             attributes = self._attributes[key] = _server_attributes(*key)
@@ -82,6 +82,11 @@ class MeasuredCalls(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._transport.aclose()
+
+
+def known_method(method: str) -> str:
+    """Or `_OTHER`: callers may make methods up."""
+    return method if method in _METHODS else _OTHER_METHOD
 
 
 def route_of(scope: Any) -> str:

@@ -32,6 +32,8 @@ class HopIdentity:
     tenant: str
     key_id: str
     priority: Priority = "interactive"
+    captures_content: bool = False
+    """The key consents to its messages being in traces, where the deployment wants that as well."""
 
 
 class HopSigner:
@@ -49,13 +51,15 @@ class HopSigner:
         expires, header = self._tokens.get(identity, (0.0, ""))
         if expires - now < _REUSED_UNTIL_S:
             expires = now + LIFETIME_S
-            claims = {
+            claims: dict[str, object] = {
                 "aud": self._audience,
                 "sub": identity.tenant,
                 "kid": identity.key_id,
                 "pri": identity.priority,
                 "exp": int(expires),
             }
+            if identity.captures_content:
+                claims["cap"] = True
             header = f"Bearer {jwt.encode(claims, self._secret, algorithm='HS256')}"
             _bound(self._tokens)
             self._tokens[identity] = (expires, header)
@@ -95,7 +99,11 @@ class HopVerifier:
                 continue
             expires = float(claims["exp"]) + _LEEWAY_S
             if expires >= self._clock():
-                return expires, HopIdentity(claims["sub"], claims.get("kid", ""), claims.get("pri", "interactive"))
+                captures = claims.get("cap") is True
+                identity = HopIdentity(
+                    claims["sub"], claims.get("kid", ""), claims.get("pri", "interactive"), captures_content=captures
+                )
+                return expires, identity
         raise Unauthenticated("The internal call carried no valid platform token.", code="invalid_hop_token")
 
 

@@ -14,7 +14,7 @@ from common import wire
 from common.errors import ServiceError
 from common.health import PATHS as HEALTH_PATHS
 from common.http_metrics import route_of
-from common.telemetry import trace_id
+from common.telemetry import note_request, trace_id
 from common.timings import HEADER as SERVER_TIMING
 from common.timings import Timings
 
@@ -70,12 +70,13 @@ class RequestScope:
         timings = state["timings"] = Timings()
         ending = state["ending"] = contextlib.AsyncExitStack()
         status = 0
+        note_request(request_id)
         current_trace = trace_id() or (request_id.removeprefix("req_") if self._edge else "")
 
         async def send_with_ids(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = state["status"] = message["status"]
                 headers = message["headers"] = list(message["headers"])
                 headers.append((b"x-request-id", request_id.encode()))
                 if current_trace:

@@ -77,7 +77,7 @@ def run(
     listener = _listen(name, settings)
     config = uvicorn.Config(
         app,
-        http=guarded(replace(door, linger_s=min(PARTING_S, settings.drain_delay_s)), app.state.refusals),
+        http=guarded(replace(door, linger_s=min(PARTING_S, int(settings.drain_delay_s))), app.state.refusals),
         loop="uvloop",
         ws="none",
         access_log=False,

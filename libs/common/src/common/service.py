@@ -12,6 +12,7 @@ from common.http_metrics import ServerMetrics
 from common.middleware import RequestScope
 from common.overload.gate import Gate
 from common.refusals import Refusals
+from common.server_spans import ServerSpans
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -36,7 +37,7 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     tracer_provider: TracerProvider | None,
     meter: Meter | None = None,
     edge: bool = False,
-    is_ours: Callable[[str], bool] | None = None,
+    is_ours: Callable[[str], bool] = lambda _: False,
     shedder: Shedder | None = None,
     refusals: Refusals | None = None,
 ) -> FastAPI:
@@ -66,13 +67,14 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     app.state.refusals = refusals
     errors.install(app, refusals)
     app.add_middleware(RequestScope, health=health, edge=edge, metrics=of_requests)
+    if tracer_provider is not None:  # around all of it: the last that is added is the outermost
+        app.add_middleware(ServerSpans, provider=tracer_provider, edge=edge, is_ours=is_ours)
     for router in (health.router(), *routers):
         app.include_router(router)
-    telemetry.instrument(app, tracer_provider, edge=edge, is_ours=is_ours)
     if shedder is not None:
-        # Outside of the tracing middleware as well, which is put in place in the same way: a refusal costs no span.
+        # Outside of all middleware: a refusal costs no span.
         build_stack = app.build_middleware_stack
-        app.build_middleware_stack = lambda: Gate(build_stack(), shedder, refusals, of_requests)  # type: ignore[method-assign]  # as contrib does
+        app.build_middleware_stack = lambda: Gate(build_stack(), shedder, refusals, of_requests)  # type: ignore[method-assign]  # the framework's own hook
     return app
 
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 Secret = Annotated[SecretStr, Field(min_length=16)]
@@ -25,6 +25,18 @@ def _with_scheme(value: object) -> object:
 _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:[0-9]+")
 BaseUrl = Annotated[str, BeforeValidator(_with_scheme), Field(pattern=r"^https?://")]
 """Of a service of ours. A bare `host:port`, which is all that some platforms know of a private service, is `http`."""
+
+_STORE_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+def _is_one_endpoint(url: SecretStr) -> SecretStr:
+    if not url.get_secret_value().startswith(_STORE_SCHEMES):
+        raise ValueError(f"must begin with {', '.join(_STORE_SCHEMES)}: one endpoint, no list of Sentinels or shards")
+    return url
+
+
+StoreUrl = Annotated[SecretStr, AfterValidator(_is_one_endpoint)]
+"""Of a Valkey or Redis. Secret, because it may carry a password."""
 
 
 class ServiceSettings(BaseSettings):

@@ -101,7 +101,7 @@ def _around(tracer: Tracer, name: str, kind: SpanKind, attributes: Mapping[str, 
     try:
         yield
     except asyncio.CancelledError:  # the caller left: no error
-        span.set_attribute(conventions.ERROR_TYPE, "cancelled")
+        span.set_attribute(conventions.ERROR_TYPE, conventions.CANCELLED)
         raise
     except Exception as error:
         span.set_attribute(conventions.ERROR_TYPE, type(error).__name__)

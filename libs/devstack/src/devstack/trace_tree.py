@@ -25,6 +25,7 @@ class Span:
     status: str
     attributes: Mapping[str, Any]
     events: Sequence[Mapping[str, Any]]
+    links: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Span:
@@ -142,6 +143,8 @@ def _details(span: Span) -> Iterator[str]:
     for event in span.events:
         fields = " ".join(f"{name}={value}" for name, value in sorted(event["attributes"].items()))
         yield f"+{(event['time_ns'] - span.start_ns) / 1e6:.1f} ms {event['name']} {fields}".rstrip()
+    for link in span.links:
+        yield f"-> trace {link['trace_id']} {' '.join(map(str, link['attributes'].values()))}".rstrip()
 
 
 def _count(number: int, noun: str) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import HopSecret, ServiceSettings
+from common.settings import HopSecret, ServiceSettings, StoreUrl
 
 
 class Settings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="CACHE_")
 
     port: int = Field(default=8082, ge=1, le=65_535)
-    store_url: SecretStr
+    store_url: StoreUrl
     """The *cache* store, which may forget anything at any time."""
     hop_secret: HopSecret
     hop_secret_previous: HopSecret | None = None

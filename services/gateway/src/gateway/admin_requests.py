@@ -86,17 +86,20 @@ class _Limited(_Strict):
         return fields
 
 
+_PLAIN = {"models", "cache", "priority", "trusted_trace", "capture_content", "expires_at", "enabled", "name"}
+
+
 class _KeyFields(_Limited):
     models: Annotated[list[Model], Field(max_length=MOST_MODELS, description="Null: every model.")] | None = None
     cache: CachePolicy = "all"
     priority: Annotated[Priority, Field(description="The highest that its requests may have.")] = "interactive"
+    trusted_trace: Annotated[bool, Field(description="Its requests' traces go on; else they are linked.")] = False
+    capture_content: Annotated[bool, Field(description="Its messages may be in traces.")] = False
     expires_at: Moment | None = None
 
     def upon(self, record: KeyRecord) -> KeyRecord:
         """The record with what was named changed."""
-        plain = self.model_dump(
-            include={"models", "cache", "priority", "expires_at", "enabled", "name"}, exclude_unset=True
-        )
+        plain = self.model_dump(include=_PLAIN, exclude_unset=True)
         if plain.get("models") is not None:
             plain["models"] = tuple(plain["models"])
         return dataclasses.replace(record, **plain, **self.limits_upon(record))

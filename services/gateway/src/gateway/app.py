@@ -36,10 +36,11 @@ from gateway.key_upkeep import KeyUpkeep
 from gateway.keys_file import BadKeysFileError, DeclaredKeys
 from gateway.limits.opening import open_limits
 from gateway.metrics import Metrics
-from gateway.replays import ReplayAuthenticator, is_workers
+from gateway.replays import ReplayAuthenticator
 from gateway.routes import admin, admin_cache, admin_tenants, admin_usage, generate, jobs, openai
 from gateway.settings import Settings
 from gateway.store_breaker import StoreBreaker
+from gateway.trusted_traces import TrustedTraces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -73,6 +74,7 @@ def create_app(
     refusals = Refusals()
     declared = _declared(settings)
     workers = _verifier_of_workers(settings)
+    trusted = TrustedTraces(workers)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[State]:
@@ -93,6 +95,7 @@ def create_app(
                     directory=state["directory"],
                     failed_logins=state["failed_logins"],
                 )
+            trusted.authenticator = state["authenticator"]
             state["jobs"] = await _open_jobs(stack, settings, provider, meter)
             if workers is not None:
                 state["replays"] = ReplayAuthenticator(workers, state["directory"].look_up)
@@ -112,7 +115,7 @@ def create_app(
         tracer_provider=provider,
         meter=meter,
         edge=True,
-        is_ours=None if workers is None else functools.partial(is_workers, workers),
+        is_ours=trusted.is_of,
         shedder=shedder,
         refusals=refusals,
     )

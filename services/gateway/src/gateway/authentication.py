@@ -87,6 +87,14 @@ class Authenticator:
         self._note_used(key.kid, now)
         return Caller(known.tenant.tenant, key.kid, known.policy)
 
+    def trusts_trace(self, authorization: str) -> bool:
+        """Whether a caller's trace goes on here, by what is remembered of its key: nothing can be asked this early."""
+        key = ApiKey.parse(bearer(authorization))
+        known = None if key is None else self._directory.fresh(key.kid, within_s=STALE_S)
+        if key is None or known is None or not known.policy.trusted_trace:
+            return False
+        return _is_good(known, [digest_of(key.text, pepper) for pepper in self._peppers], self._wall_clock())
+
 
 def _is_good(known: Known | None, digests: Sequence[str], now: float) -> bool:
     record = NOBODY if known is None else known.key

@@ -140,7 +140,7 @@ def _said(options: argparse.Namespace) -> dict[str, Any]:
         if getattr(options, name.replace("-", "_"), None) is not None
     }
     said: dict[str, Any] = {"limits": limits} if limits else {}
-    for name in ("models", "cache", "priority"):
+    for name in ("models", "cache", "priority", "trusted_trace", "capture_content"):
         if getattr(options, name, None) is not None:
             said[name] = getattr(options, name)
     if getattr(options, "expires_in_days", None) is not None:
@@ -241,6 +241,8 @@ def _add_key_fields(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models", type=lambda text: text.split(","), help="public names, separated by commas")
     parser.add_argument("--cache", choices=("all", "deterministic", "off"))
     parser.add_argument("--priority", choices=("interactive", "batch"))
+    for flag, about in (("trusted-trace", "go on with a caller's trace"), ("capture-content", "messages in traces")):
+        parser.add_argument(f"--{flag}", action=argparse.BooleanOptionalAction, help=about)
     parser.add_argument("--expires-in-days", type=float)
 
 

@@ -214,8 +214,9 @@ class CallFactory:
         )
 
     def identity(self) -> HopIdentity:
-        ceiling = self.caller.policy.priority
-        return HopIdentity(self.caller.tenant, self.caller.key_id, _priority(self.request.headers, ceiling))
+        policy = self.caller.policy
+        priority = _priority(self.request.headers, policy.priority)
+        return HopIdentity(self.caller.tenant, self.caller.key_id, priority, captures_content=policy.capture_content)
 
     def deadline(self, *, is_stream: bool = False) -> Deadline:
         settings = state_of(self.request)["settings"]

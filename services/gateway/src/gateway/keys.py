@@ -72,6 +72,10 @@ class Policy:
     cache: CachePolicy = "all"
     priority: Priority = "interactive"
     """The highest that its calls may have."""
+    trusted_trace: bool = False
+    """A trace that its callers bring goes on here; else it is linked."""
+    capture_content: bool = False
+    """Its messages may be in traces."""
 
 
 NO_LIMITS = Policy()

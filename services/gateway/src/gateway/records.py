@@ -34,6 +34,8 @@ class KeyRecord:
     model_limits: dict[str, Limits] = field(default_factory=dict)
     cache: CachePolicy = "all"
     priority: Priority = "interactive"
+    trusted_trace: bool = False
+    capture_content: bool = False
     created_at: float | None = None
     previous_digest: str | None = None
     """Of the key that was rotated away; good until `previous_until`."""
@@ -119,6 +121,8 @@ def policy_of(key: KeyRecord, tenant: TenantRecord) -> Policy:
         models=None if key.models is None else frozenset(key.models),
         cache=key.cache,
         priority=key.priority,
+        trusted_trace=key.trusted_trace,
+        capture_content=key.capture_content,
     )
 
 

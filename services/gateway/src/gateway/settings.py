@@ -6,10 +6,10 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from common.settings import BaseUrl, HopSecret, Secret, ServiceSettings
+from common.settings import BaseUrl, HopSecret, Secret, ServiceSettings, StoreUrl
 from gateway.requests import DENIED_FIELDS
 
 
@@ -19,10 +19,10 @@ class Settings(ServiceSettings):
     port: int = Field(default=8080, ge=1, le=65_535)
     inference_url: BaseUrl = "http://127.0.0.1:8081"
     cache_url: BaseUrl = "http://127.0.0.1:8082"
-    state_url: SecretStr
+    state_url: StoreUrl
     """The *state* store: key records. Secret, because a store's URL may carry its password."""
 
-    limits_url: SecretStr | None = None
+    limits_url: StoreUrl | None = None
     """The *limits* store: counters and usage. Without it each process limits alone, by its share."""
     expected_replicas: int = Field(default=1, ge=1, le=1000)
     """Gateways that run at the same time: a limit's share of one is the limit divided by it."""

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import orjson
 
-from common import sse, wire
+from common import conventions, sse, wire
 from common.deadline import Deadline
 from common.event_stream import relay_chat
 from common.http_client import chunks_of
 from common.watchdog import Watchdog
 from inference import bounded, spans
 from inference.batching import Share
+from inference.content_capture import NO_CAPTURE, ContentCapture
 from inference.errors import AttemptFailedError
 from inference.metering import text_tokens
 from inference.operations import Operations
@@ -56,13 +57,19 @@ class AnswerStream:
 
 class Answers:
     def __init__(
-        self, router: Router, batcher: Batcher, tracer: Tracer, record: Callable[[Ended], None] = lambda _: None
+        self,
+        router: Router,
+        batcher: Batcher,
+        tracer: Tracer,
+        record: Callable[[Ended], None] = lambda _: None,
+        capture: ContentCapture = NO_CAPTURE,
     ) -> None:
         """`record` is told of each operation once, when it is over."""
         self._router = router
         self._batcher = batcher
         self._tracer = tracer
         self._operations = Operations(tracer, record)
+        self._capture = capture
 
     async def whole(self, question: Question) -> WholeAnswer:
         """Raises `ServiceError`."""
@@ -70,7 +77,7 @@ class Answers:
         async def attempt(target: Target, number: int) -> tuple[WholeAnswer, dict[str, Any]]:
             with self._attempt(question, target) as (span, use):
                 share = await self._ask(question, target, use)
-                span.set_attribute(spans.BATCH_REQUESTS, share.requests)
+                span.set_attribute(conventions.BATCH_REQUESTS, share.requests)
                 use.rides_along = share.rides_along
                 told = answer_of(share.body)
                 use.report(told.get("usage"))
@@ -78,8 +85,10 @@ class Answers:
                 return WholeAnswer(share.body, number), told
 
         with self._begin(question) as operation:
+            captured = self._capture.begin(question, operation.span)
             answer, told = await self._router.run(question, attempt)
         operation.describe(lambda: spans.Told.of_answer(told))
+        captured.answer(told)
         operation.end(None)
         return answer
 
@@ -91,6 +100,7 @@ class Answers:
                 return await self._open_stream(question, target, number, use)
 
         with self._begin(question) as operation:
+            captured = self._capture.begin(question, operation.span)
             opened = await self._router.run(question, attempt)
         operation.first_chunk()
 
@@ -104,9 +114,11 @@ class Answers:
             question.route.end(error)
             opened.meter()
             operation.describe(lambda: spans.Told.of_stream(opened.watch))
+            captured.end()
             operation.end(error)
 
-        return AnswerStream(opened.events(question.deadline, trailer), opened.number, trailer, close)
+        events = captured.events(opened.events(question.deadline, trailer))
+        return AnswerStream(events, opened.number, trailer, close)
 
     def _begin(self, question: Question) -> AbstractContextManager[Operation]:
         return self._operations.begin(question, question.model and self._router.served.named(question.model))

@@ -23,6 +23,7 @@ from inference import bounded
 from inference.answers import Answers
 from inference.batching import Batcher
 from inference.catalogue import Batching, TargetSpec, Timeouts
+from inference.content_capture import ContentCapture
 from inference.dependencies import State
 from inference.live_catalogue import LiveCatalogue
 from inference.metrics import Metrics
@@ -65,7 +66,11 @@ def create_app(
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "inference"),
                 router=router,
                 answers=Answers(
-                    router, batcher, trace.get_tracer("inference", tracer_provider=provider), metrics.record
+                    router,
+                    batcher,
+                    trace.get_tracer("inference", tracer_provider=provider),
+                    metrics.record,
+                    ContentCapture(is_on=settings.capture_content, max_bytes=settings.capture_max_bytes),
                 ),
             )
         telemetry.shut_down(provider, settings.flush_timeout_s)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
+from common import conventions
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -94,7 +96,8 @@ class Canary:
             "stable_error_rate": round(self._stable.error_rate, 4),
         }
         logger.error("canary_rolled_back", extra=told)
-        trace.get_current_span().add_event("canary_rolled_back", {f"spillway.canary.{key}": told[key] for key in told})
+        attributes = {conventions.CANARY + key: value for key, value in told.items()}
+        trace.get_current_span().add_event(conventions.CANARY_ROLLED_BACK, attributes)
 
 
 class _Record:

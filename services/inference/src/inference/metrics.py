@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.metrics import Observation
 
-from inference import spans
+from common import conventions
+from common.metrics import is_off
+from inference.spans import PROVIDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,10 +29,6 @@ if TYPE_CHECKING:
 
     Attributes = dict[str, str]
 
-SECONDS: Final = [0.01 * 2**n for n in range(14)]
-TOKENS: Final = [float(4**n) for n in range(14)]
-ITEMS: Final = [float(2**n) for n in range(12)]
-"""A target joins 2048 inputs at most."""
 _BREAKER_STATES: Final = {"closed": 0, "half_open": 1, "open": 2}
 
 
@@ -38,24 +36,29 @@ class Metrics:
     def __init__(self, meter: Meter, router: Router, live: LiveCatalogue | None) -> None:
         """`live`: None when no file says which models there are."""
         self._router = router
+        self._is_off = is_off(meter)
         self._duration = meter.create_histogram(
-            "gen_ai.client.operation.duration", "s", "Operations, retries and fallbacks included.",
-            explicit_bucket_boundaries_advisory=SECONDS,
-        )  # fmt: skip
+            conventions.GEN_AI_DURATION,
+            "s",
+            "Operations, retries and fallbacks included.",
+        )
         self._first_chunk = meter.create_histogram(
-            "gen_ai.client.operation.time_to_first_chunk", "s", "Streams: until the first event with content.",
-            explicit_bucket_boundaries_advisory=SECONDS,
-        )  # fmt: skip
+            conventions.GEN_AI_TIME_TO_FIRST_CHUNK_METRIC,
+            "s",
+            "Streams: until the first event with content.",
+        )
         self._tokens = meter.create_histogram(
-            "gen_ai.client.token.usage", "{token}", "Of all attempts of an operation together.",
-            explicit_bucket_boundaries_advisory=TOKENS,
-        )  # fmt: skip
+            conventions.GEN_AI_TOKEN_USAGE,
+            "{token}",
+            "Of all attempts of an operation together.",
+        )
         self._costs: dict[tuple[str, str], float] = {}
         meter.create_observable_counter("spillway.cost", [self._spent], "usd", "Where the price is known.")
         self._joined = meter.create_histogram(
-            "spillway.embeddings.joined", "{item}", "Inputs of an upstream call of a target that joins requests.",
-            explicit_bucket_boundaries_advisory=ITEMS,
-        )  # fmt: skip
+            "spillway.embeddings.joined",
+            "{item}",
+            "Inputs of an upstream call of a target that joins requests.",
+        )
         self._observe_targets(meter)
         meter.create_observable_counter(
             "spillway.fallbacks", [self._fallbacks], "{answer}", "Answers of another model than the one asked for."
@@ -69,6 +72,8 @@ class Metrics:
 
     def record(self, ended: Ended) -> None:
         """An operation is over."""
+        if self._is_off:
+            return
         attributes = self._attributes(ended)
         meter = ended.question.meter
         rides_along = bool(meter.attempts) and meter.attempts[-1].rides_along
@@ -77,9 +82,9 @@ class Metrics:
         if ended.first_chunk_s is not None:
             self._first_chunk.record(ended.first_chunk_s, attributes)
         if meter.attempts and (usage := meter.total()) is not None:
-            self._tokens.record(usage.input_tokens, attributes | {spans.GEN_AI_TOKEN_TYPE: "input"})
+            self._tokens.record(usage.input_tokens, attributes | {conventions.GEN_AI_TOKEN_TYPE: "input"})
             if usage.output_tokens:  # embeddings have none
-                self._tokens.record(usage.output_tokens, attributes | {spans.GEN_AI_TOKEN_TYPE: "output"})
+                self._tokens.record(usage.output_tokens, attributes | {conventions.GEN_AI_TOKEN_TYPE: "output"})
             self._count_costs(meter)
 
     def _count_costs(self, meter: UsageMeter) -> None:
@@ -95,17 +100,17 @@ class Metrics:
     def _attributes(self, ended: Ended) -> Attributes:
         question, served = ended.question, self._router.served
         attributes = {
-            spans.GEN_AI_OPERATION: question.operation,
-            spans.GEN_AI_PROVIDER: spans.PROVIDER,
-            spans.GEN_AI_REQUEST_MODEL: served.label(question.model),
+            conventions.GEN_AI_OPERATION: question.operation,
+            conventions.GEN_AI_PROVIDER: PROVIDER,
+            conventions.GEN_AI_REQUEST_MODEL: served.label(question.model),
         }
         route = question.route
         if route.model is not None:
-            attributes[spans.GEN_AI_RESPONSE_MODEL] = served.label(route.model)
+            attributes[conventions.GEN_AI_RESPONSE_MODEL] = served.label(route.model)
         if route.asked is not None:
-            attributes[spans.SERVER_ADDRESS] = route.asked.upstream.address
+            attributes[conventions.SERVER_ADDRESS] = route.asked.upstream.address
         if ended.error_type is not None:
-            attributes[spans.ERROR_TYPE] = ended.error_type
+            attributes[conventions.ERROR_TYPE] = ended.error_type
         return attributes
 
     def _observe_targets(self, meter: Meter) -> None:
@@ -142,28 +147,30 @@ class Metrics:
     ) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             for model, target in self._router.served.labelled_targets():
-                yield from look(target, {spans.GEN_AI_REQUEST_MODEL: model, spans.TARGET: target.name})
+                yield from look(target, {conventions.GEN_AI_REQUEST_MODEL: model, conventions.TARGET: target.name})
 
         return observe
 
     def _spent(self, _: CallbackOptions) -> Iterable[Observation]:
         for (model, target), cost_usd in list(self._costs.items()):
-            yield Observation(cost_usd, {spans.GEN_AI_REQUEST_MODEL: model, spans.TARGET: target})
+            yield Observation(cost_usd, {conventions.GEN_AI_REQUEST_MODEL: model, conventions.TARGET: target})
 
     def _fallbacks(self, _: CallbackOptions) -> Iterable[Observation]:
-        for (model, fallback), count in list(self._router.fallbacks.items()):
-            yield Observation(count, {spans.GEN_AI_REQUEST_MODEL: model, spans.FALLBACK_MODEL: fallback})
+        models = self._router.served.models.values()
+        possible = {(model.name, other): 0 for model in models for other in (*model.fallback, model.larger) if other}
+        for (model, fallback), count in (possible | dict(self._router.fallbacks)).items():
+            yield Observation(count, {conventions.GEN_AI_REQUEST_MODEL: model, conventions.FALLBACK_MODEL: fallback})
 
     def _canary_weights(self, _: CallbackOptions) -> Iterable[Observation]:
         for model in self._router.served.models.values():
             if model.canary is not None and model.on_trial is not None:
-                attributes = {spans.GEN_AI_REQUEST_MODEL: model.name, spans.TARGET: model.on_trial.name}
+                attributes = {conventions.GEN_AI_REQUEST_MODEL: model.name, conventions.TARGET: model.on_trial.name}
                 yield Observation(model.canary.percent / 100, attributes)
 
     def _rollbacks(self, _: CallbackOptions) -> Iterable[Observation]:
         for model in self._router.served.models.values():
             if model.canary is not None and model.on_trial is not None:
-                attributes = {spans.GEN_AI_REQUEST_MODEL: model.name, spans.TARGET: model.on_trial.name}
+                attributes = {conventions.GEN_AI_REQUEST_MODEL: model.name, conventions.TARGET: model.on_trial.name}
                 yield Observation(model.canary.rollbacks, attributes)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
+from common import conventions
 from common.errors import ClientGone, DeadlineExceeded, ServiceError
 from inference import spans
 from inference.errors import error_type
@@ -84,8 +85,8 @@ class Operation:
     def first_chunk(self) -> None:
         """The first event with content is there."""
         self._first_chunk_s = self._clock() - self._started
-        self.span.add_event(spans.FIRST_TOKEN)
-        self.span.set_attribute(spans.GEN_AI_TIME_TO_FIRST_CHUNK, self._first_chunk_s)
+        self.span.add_event(conventions.FIRST_TOKEN)
+        self.span.set_attribute(conventions.GEN_AI_TIME_TO_FIRST_CHUNK, self._first_chunk_s)
 
     def describe(self, told: Callable[[], spans.Told]) -> None:
         """What the answer said of itself, looked at only if anybody will see it."""
@@ -104,7 +105,7 @@ class Operation:
         if span.is_recording():
             if question.meter.attempts and (usage := question.meter.total()) is not None:
                 spans.use(span, usage, question.meter.attempts[-1].details)
-            span.set_attribute(spans.ATTEMPTS, question.route.attempts)
+            span.set_attribute(conventions.ATTEMPTS, question.route.attempts)
             if failure is not None:
                 spans.fail(span, failure)
         duration_s = self._clock() - self._started

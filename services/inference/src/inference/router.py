@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import stamina
 from opentelemetry import trace
 
-from common import wire
+from common import conventions, wire
 from common.deadline import HOP_RESERVE_S, LEAST_USEFUL_S
 from common.errors import InvalidRequest, ServiceError, Unavailable
 from inference.choice import choose
@@ -144,7 +144,7 @@ class Journey:
         question.deadline.budget_s()  # nothing starts for a caller who is about to leave
         model, target = await self._found()
         if model is not self.model:
-            trace.get_current_span().add_event("fallback", {"model": model.name, "target": target.name})
+            trace.get_current_span().add_event(conventions.FALLBACK, {"model": model.name, "target": target.name})
         self.model = model
         self.number += 1
         self._tried.append(target)
@@ -179,11 +179,11 @@ class Journey:
             return False
         cost = failed.budget.draw(error.reason)
         if cost is None:
-            trace.get_current_span().add_event("retry_budget_exhausted", {"target": failed.name})
+            trace.get_current_span().add_event(conventions.RETRY_BUDGET_EXHAUSTED, {"target": failed.name})
             return False
         self._drawn = (failed, cost)
         failed.retries[error.reason] += 1
-        trace.get_current_span().add_event("retry", {"reason": error.reason, "wait_s": round(wait_s, 3)})
+        trace.get_current_span().add_event(conventions.RETRY, {"reason": error.reason, "wait_s": round(wait_s, 3)})
         return wait_s
 
     def _turned_to_larger(self) -> bool | float:

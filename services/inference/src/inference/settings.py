@@ -42,6 +42,11 @@ class Settings(ServiceSettings):
     min_concurrency: int = Field(default=4, ge=1, le=10_000)
     """Calls in flight that a target is always granted, however much it refuses."""
 
+    capture_content: bool = False
+    """The messages of chats are attributes of their spans, for those keys that say so as well."""
+    capture_max_bytes: int = Field(default=16_384, ge=256, le=1_048_576)
+    """Of what was asked, and again of what was answered; the newest of it."""
+
     max_lag_s: float = Field(default=0.25, ge=0.05, le=60)
     """How late the event loop may be before new work is refused at the door."""
 

@@ -6,7 +6,7 @@ it, so that the sum over all processes is the truth; what the store holds is the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import Observation
 
@@ -21,21 +21,20 @@ if TYPE_CHECKING:
 
     Callback = Callable[[CallbackOptions], Iterable[Observation]]
 
-SECONDS: Final = [0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1_800, 3_600, 21_600, 86_400]
-"""A deadline is a day at most."""
-
 
 class Metrics:
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self._wait = meter.create_histogram(
-            "spillway.jobs.queue.wait", "s", "From when a job was ready to run until it was claimed.",
-            explicit_bucket_boundaries_advisory=SECONDS,
-        )  # fmt: skip
+            "spillway.jobs.queue.wait",
+            "s",
+            "From when a job was ready to run until it was claimed.",
+        )
         self._duration = meter.create_histogram(
-            "spillway.jobs.duration", "s", "From a job's submission to its final state.",
-            explicit_bucket_boundaries_advisory=SECONDS,
-        )  # fmt: skip
+            "spillway.jobs.duration",
+            "s",
+            "From a job's submission to its final state.",
+        )
 
     def waited(self, seconds: float) -> None:
         """A worker has claimed a job."""

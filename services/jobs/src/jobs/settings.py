@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from common.settings import BaseUrl, Secret, ServiceSettings
+from common.settings import BaseUrl, Secret, ServiceSettings, StoreUrl
 
 HEARTBEATS_MISSED = 0.8
 """The part of a lease without a heartbeat after which a worker stops a job itself: before anybody else starts it."""
@@ -16,7 +16,7 @@ HEARTBEATS_MISSED = 0.8
 class QueueSettings(ServiceSettings):
     """What both processes need to know of the queue; set both ends alike."""
 
-    state_url: SecretStr
+    state_url: StoreUrl
     """The *state* store, which never loses what it acknowledged. Secret, because it may carry a password."""
     seal_secret: Secret
     """Requests, results and chunks lie sealed in the store, under keys derived from it."""

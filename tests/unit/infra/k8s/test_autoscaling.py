@@ -6,14 +6,22 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from prometheus_client import generate_latest
 
+from common.exemplars import ExemplarReader, ExemplarRegistry
+from common.stores import connect
+from jobs.metrics import Metrics
+from jobs.queue_figures import Figures, QueueFigures
+from jobs.transitions import Transitions
 from support.kubernetes import of_kind, variables, workloads
 from support.kustomization import K8S, read
 
 if TYPE_CHECKING:
     from support.kustomization import Object
 
-STATES = {"queued", "delayed", "running"}
+LENGTHS = {"queued": 7, "delayed": 2, "running": 5}
+OLDEST_S = 31.0
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +35,28 @@ def triggers(parts: list[Object]) -> dict[str, dict[str, str]]:
     return {trigger["name"]: trigger["metadata"] for trigger in scaled["spec"]["triggers"]}
 
 
+def scraped() -> str:
+    """What Prometheus reads from a replica of the jobs service that sees such a queue."""
+
+    async def look() -> Figures:
+        raise NotImplementedError
+
+    registry = ExemplarRegistry()
+    provider = MeterProvider([ExemplarReader(registry)], shutdown_on_exit=False)
+    queue = QueueFigures(look)
+    queue.newest = Figures(LENGTHS, OLDEST_S, dead_letters=0)
+    transitions = Transitions(connect("redis://127.0.0.1:1/0"), max_bytes=lambda: 1)
+    Metrics(provider.get_meter("jobs")).observe_api(transitions, queue)
+    return generate_latest(registry).decode()
+
+
 def test_workers_follow_the_length_of_the_queue_and_its_age(parts: list[Object]) -> None:
+    """By the names that the jobs service's own instruments have at Prometheus."""
     asked = {name: re.findall(r"\b(spillway_\w+)", trigger["query"]) for name, trigger in triggers(parts).items()}
     assert asked == {"length": ["spillway_jobs_queue_length"], "age": ["spillway_jobs_queue_oldest_age_seconds"]}
+    page = scraped()
+    assert 'spillway_jobs_queue_length{state="queued"} 7.0' in page
+    assert "spillway_jobs_queue_oldest_age_seconds 31.0" in page
 
 
 def test_a_worker_is_wanted_for_as_many_jobs_as_it_runs_at_a_time(parts: list[Object]) -> None:
@@ -38,7 +65,7 @@ def test_a_worker_is_wanted_for_as_many_jobs_as_it_runs_at_a_time(parts: list[Ob
     (worker,) = workloads(parts, "worker")
     assert length["threshold"] == variables(worker)["WORKER_CONCURRENCY"]
     (states,) = re.findall(r'state=~"([^"]+)"', length["query"])
-    assert set(states.split("|")) == {"queued", "running"} <= STATES
+    assert set(states.split("|")) == {"queued", "running"} <= set(LENGTHS)
 
 
 def test_replicas_that_tell_the_same_queue_are_not_added_up(parts: list[Object]) -> None:

@@ -8,6 +8,8 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from common.http_client import KEEPALIVE_S
+from common.server import PARTING_S
 from support.kubernetes import (
     NAME,
     SERVICES,
@@ -167,6 +169,16 @@ def by_rule(rule: str, method: str, path: str) -> bool:
     text = re.sub(r"(\w+)\(`([^`]*)`\)", judged, rule)
     assert re.fullmatch(r"[TrueFals()&| \n]+", text), text
     return bool(eval(text.replace("&&", " and ").replace("||", " or ")))  # noqa: S307  # only the words above
+
+
+def test_the_edge_lets_go_of_an_idle_connection_before_a_gateway_that_leaves_does(objects: list[Object]) -> None:
+    transports = {one["metadata"]["name"]: one["spec"] for one in of_kind(objects, "ServersTransport")}
+    for route in of_kind(objects, "IngressRoute"):
+        for service in route["spec"]["routes"][0]["services"]:
+            timeouts = transports[service["serversTransport"]]["forwardingTimeouts"]
+            assert timeouts["idleConnTimeout"] == f"{KEEPALIVE_S}s"
+            assert timeouts["responseHeaderTimeout"] == "0s"
+    assert KEEPALIVE_S < PARTING_S
 
 
 def test_what_the_edge_names_is_a_service_and_one_of_its_ports(objects: list[Object]) -> None:

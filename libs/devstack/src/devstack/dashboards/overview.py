@@ -18,8 +18,8 @@ from devstack.dashboards.panels import (
 
 _HTTP = "http_server_request_duration_seconds"
 _CALLS = "http_client_request_duration_seconds"
-API = 'job="gateway",http_route=~"/generate|/v1/.+"'
-"""What callers ask the gateway: neither health checks nor administration."""
+API = 'job="gateway",http_route!~"/admin/.*"'
+"""What callers ask of the gateway, which does not count health checks. What is refused at the door has no route."""
 _SERVICE = 'job=~"$service"'
 _FAILED = 'http_response_status_code=~"5.."'
 
@@ -152,7 +152,11 @@ _HOPS = Row(
             "Which call fails without an answer, or with a 5xx?",
             "reqps",
             Query(
-                rate(f"{_CALLS}_count", f'{_SERVICE},error_type!=""', by=["job", "server_address", "error_type"]),
+                rate(
+                    f"{_CALLS}_count",
+                    f'{_SERVICE},error_type!~"|4..|CancelledError"',
+                    by=["job", "server_address", "error_type"],
+                ),
                 "{{job}} → {{server_address}} {{error_type}}",
             ),
         ),

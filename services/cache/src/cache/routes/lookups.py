@@ -6,6 +6,7 @@ import struct
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
+from opentelemetry import trace
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
@@ -13,7 +14,7 @@ from cache.dependencies import Identity, state_of
 from cache.entries import Entry
 from cache.lean_route import LeanRoute
 from cache.names import FINGERPRINT, FLIGHT
-from common import framing, wire
+from common import conventions, framing, wire
 from common.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/lookups", tags=["lookups"], route_class=LeanRoute)
@@ -65,6 +66,7 @@ async def look_up(request: Request, identity: Identity) -> Response:
         max_age_s=asked.max_age_s,
         leads=asked.leads,
     )
+    trace.get_current_span().set_attribute(conventions.LOOKUP_OUTCOME, found.word)
     headers: dict[str, str] = {wire.LOOKUP: found.word}
     if found.entry is not None:
         headers["age"] = str(found.entry.age_s)
