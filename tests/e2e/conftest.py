@@ -8,7 +8,7 @@ from openai import OpenAI
 
 from devstack import env_file, plan, ports
 from e2e.up_process import UP, UpProcess, free_offset
-from support.traffic import SETTINGS, Traffic, models_yaml
+from support.traffic import MOST_REQUESTS, Traffic, models_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
     """The whole stack, started once. A test that stops or breaks it for good starts its own `UpProcess`."""
-    # A busy machine's cache answers later than 50 ms, and then its hits were misses.
-    with UpProcess(tmp_path_factory.mktemp("stack") / "local", GATEWAY_CACHE_TIMEOUT_S="0.5") as up:
+    with UpProcess(tmp_path_factory.mktemp("stack") / "local") as up:
         yield up
 
 
@@ -40,7 +39,13 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Measured]:
     offset = free_offset()
     models = directory / "models.yaml"
     models.write_text(models_yaml(f"http://{ports.HOST}:{ports.DEFAULTS['simulator'] + offset}"))
-    settings = SETTINGS | {"INFERENCE_MODELS_FILE": str(models), "WORKER_CONCURRENCY": "1"}
+    settings = {
+        "INFERENCE_MODELS_FILE": str(models),
+        "GATEWAY_MAX_REQUESTS": str(MOST_REQUESTS),
+        "GATEWAY_MAX_CONCURRENCY": str(MOST_REQUESTS // 2),
+        "JOBS_MAX_ATTEMPTS": "1",
+        "WORKER_CONCURRENCY": "1",
+    }
     with UpProcess(directory / "local", offset, UP, **settings) as up:
         known = up.client | env_file.read(up.local / "stack.env")
         yield Measured(
