@@ -17,7 +17,7 @@ from support.prometheus import free_port
 if TYPE_CHECKING:
     from pathlib import Path
 
-BOUND_S = 10
+BOUND_S = 30
 PASSWORD = "a-password-of-the-tests"
 
 

@@ -101,3 +101,31 @@ def test_variables_list_the_values_of_bounded_labels_and_each_is_used(path: Path
         assert label[1] in _BOUNDED
     used = set(re.findall(r"\$([a-z]\w*)", expressions))
     assert used == {variable["name"] for variable in variables}
+
+
+def test_the_panels_show_every_metric_of_the_catalogue_and_ask_for_no_other() -> None:
+    asked = " ".join(target["expr"] for path in FILES for panel in panels(path) for target in panel["targets"])
+    words = set(re.findall(r"\b(?:spillway|http|gen_ai|db|process)_\w+", asked)) - labels()
+    assert words - set(series()) == set()
+    assert set(series().values()) - {series()[word] for word in words} == set()
+
+
+def series() -> dict[str, str]:
+    """The metric of each name that Prometheus knows, by the catalogue in docs/operations.md."""
+    of_prometheus: dict[str, str] = {}
+    for metric, unit, kind in re.findall(r"^\| `([a-z_.]+)` \| (\S+) \| (\w+) \|", catalogue(), re.MULTILINE):
+        base = metric.replace(".", "_") + {"s": "_seconds", "By": "_bytes", "usd": "_usd"}.get(unit, "")
+        suffixes = {"counter": ["_total"], "gauge": [""], "histogram": ["_bucket", "_count", "_sum"]}[kind]
+        of_prometheus |= {base + suffix: metric for suffix in suffixes}
+    assert of_prometheus
+    return of_prometheus
+
+
+def labels() -> set[str]:
+    columns = [row.split("|")[5] for row in catalogue().splitlines() if row.startswith("| `")]
+    return {label.replace(".", "_") for column in columns for label in re.findall(r"`([a-z_.]+)`", column)}
+
+
+def catalogue() -> str:
+    text = (Path(__file__).parents[3] / "docs/operations.md").read_text()
+    return text.partition("\n## Metrics\n")[2].partition("\n## ")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from devstack.dashboards.panels import (
+    WINDOW,
     Dashboard,
     Query,
     Row,
@@ -18,6 +19,8 @@ from devstack.dashboards.panels import (
 
 _REQUESTS = "spillway_cache_requests_total"
 _ADMISSIONS = "spillway_limits_admissions_total"
+_DECIDED = 'outcome!="shadow"'
+"""A limit that only watches counts beside the decision."""
 _CHOSEN = 'endpoint=~"$endpoint"'
 _SPARED = 'outcome=~"hit|coalesced"'
 
@@ -47,7 +50,7 @@ _FIGURES = Row(
             "Refused by limits",
             "Which share of the requests is over a limit?",
             "percentunit",
-            Query(ratio(rate(_ADMISSIONS, 'outcome="refused"'), rate(_ADMISSIONS))),
+            Query(ratio(rate(_ADMISSIONS, 'outcome="refused"'), rate(_ADMISSIONS, _DECIDED))),
             red_from=0.1,
         ),
         figure(
@@ -125,7 +128,7 @@ _STORE = Row(
             "Evictions",
             "Is the cache too small, so that answers leave before their time?",
             "cps",
-            Query(rate("spillway_cache_evictions_total"), "evicted"),
+            Query(f"max (rate(spillway_cache_evictions_total[{WINDOW}]))", "evicted"),
         ),
         graph(
             "Flights",
@@ -143,12 +146,12 @@ _LIMITS = Row(
             "Admissions by outcome",
             "What do the limits decide? `degraded` is this replica's share alone.",
             "reqps",
-            Query(rate(_ADMISSIONS, by=["outcome"]), "{{outcome}}"),
+            Query(rate(_ADMISSIONS, _DECIDED, by=["outcome"]), "{{outcome}}"),
             is_stacked=True,
         ),
         graph(
             "Refused by limit",
-            "Which limit refuses, and whose is it?",
+            "Which limit refuses, or would (`shadow`), and whose is it?",
             "reqps",
             Query(
                 rate(_ADMISSIONS, 'outcome=~"refused|shadow"', by=["outcome", "limit", "scope"]),

@@ -192,7 +192,7 @@ _TARGETS = Row(
             "Not sent",
             "Which calls are kept from upstreams: throttled, full, no retry budget?",
             "reqps",
-            Query(rate("spillway_upstream_refusals_total", by=["reason"]), "{{reason}}"),
+            Query(rate("spillway_upstream_refusals_total", _CHOSEN, by=["reason"]), "{{reason}}"),
         ),
     ),
 )
