@@ -184,6 +184,12 @@ chaos *args: setup
     [ "${1:-}" != jobs ] || { shift; set -- tests/chaos/test_jobs.py -s "$@"; }; \
     SPILLWAY_CHAOS=long '{{ bin }}/pytest' -m chaos "$@"
 
+# What a load needs, and what is full first: --users, --think-s or --requests-per-s, --hit-ratio, --stream-share, …
+[group('measure')]
+[no-exit-message]
+@capacity *args: setup
+    '{{ python }}' -m devstack capacity "$@"
+
 # Build the image of one service with BUILDER (docker, podman or buildah; else the first that works)
 [group('deploy')]
 image service *args:

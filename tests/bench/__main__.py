@@ -1,5 +1,6 @@
 """`python tests/bench` measures the stack: CPU per request, latency, memory, start; `python tests/bench overload` what
-becomes of it when more is asked of it than it can do. See docs/scaling.md.
+becomes of it when more is asked of it than it can do; `python tests/bench metrics` what metrics add to a request. See
+docs/scaling.md.
 """
 
 import sys
@@ -7,10 +8,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parents[1])
 
-from bench import cli, overload  # noqa: E402  # found through the line above
+from bench import cli, metrics, overload  # noqa: E402  # found through the line above
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["overload"]:
         overload.main(sys.argv[2:])
+    elif sys.argv[1:2] == ["metrics"]:
+        metrics.main()
     else:
         cli.main()

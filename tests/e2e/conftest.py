@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
     """The whole stack, started once. A test that stops or breaks it for good starts its own `UpProcess`."""
-    with UpProcess(tmp_path_factory.mktemp("stack") / "local") as up:
+    with UpProcess(
+        tmp_path_factory.mktemp("stack") / "local",
+        GATEWAY_CACHE_TIMEOUT_S="0.5",  # a busy machine's cache answers later than 50 ms, and its hits were misses
+        INFERENCE_CAPTURE_CONTENT="True",  # which without a key's consent captures nothing
+    ) as up:
         yield up
 
 

@@ -1,12 +1,16 @@
-"""A secret that callers send, in every place where one can be sent, is found nowhere afterwards.
+"""A secret that callers send, in every place where one can be sent, on every way and with every fault, is found nowhere
+afterwards.
 
-Logs are the processes' own output, spans what the receiver got over OTLP, keys what the three stores hold.
+Logs are the processes' own output, spans what the receiver got over OTLP, metrics what each service's page says, keys
+what the three stores hold.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +20,7 @@ from redis import Redis
 
 from devstack import env_file
 from devstack.stores import STORES
-from e2e.up_process import UpProcess, wait_until
+from e2e.up_process import UpProcess, replica, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +32,12 @@ PATHS = json.loads((Path(__file__).parents[2] / "docs/openapi/gateway.json").rea
 FAULTS = (
     "", "status=400", "status=401", "status=429", "status=500", "status=503", "how=fin", "how=rst cut_after=2",
     "how=html cut_after=1", "how=end cut_after=2", "how=error cut_after=2", "how=garbage cut_after=2", "nonsense",
+    "status=503 times=2", "tokens=50 itl_ms=1", "how=stall",
 )  # fmt: skip
+ECHOED = f"{CANARY}=1"
+"""A fault whose error repeats it: a caller may see what it sent, and nobody else."""
+IMPATIENT = {"x-request-timeout-ms": "1500"}
+MEASURED = ("gateway", "inference", "cache", "jobs", "worker")
 
 
 @pytest.fixture
@@ -46,20 +55,28 @@ def up(tmp_path: Path) -> Iterator[UpProcess]:
 def test_a_canary_is_in_no_log_span_error_or_name_in_a_store(up: UpProcess) -> None:
     known = up.client
     with httpx2.Client(base_url=known["SPILLWAY_URL"], timeout=30, trust_env=False) as http:
+        consenting = up.make_key(capture_content=True)  # to what this deployment does not do
         answers = [
             *everywhere(http, known["OPENAI_API_KEY"], known["SPILLWAY_ADMIN_KEY"]),
-            *model_calls(http, known["OPENAI_API_KEY"]),
+            *model_calls(http, consenting),
+            *other_ways(http, up, consenting),
         ]
+        echoes = [ask(http, bearer(consenting), chat(f"[[sim {ECHOED}]]", stream=stream)) for stream in (False, True)]
+        assert all(CANARY in echo.text for echo in echoes), "the upstream repeats what it was sent"
+        without_cache = [*beside(up, consenting)]
     said = completions(answers)
+    assert {"hit", "miss", "coalesced", "bypass"} <= {answer.headers.get("x-cache") for answer in answers}
+    assert {200, 202, 400, 401, 429, 502, 503, 504} <= {answer.status_code for answer in answers}
     spans = all_spans(known["SPILLWAY_TRACES_URL"])
     names, trail = stored(up)
+    pages = metrics_pages(up)
     up.interrupt()
     wait_until(up.is_gone, 10, "everything stopped")
     errors = [answer.text for answer in answers if answer.is_error] + [str(answer.headers) for answer in answers]
     assert up.log.count('"message":"request"') >= len(answers), "the log is the services' own"
     assert len(spans) > len(answers) / 2
     assert names
-    secrets = [CANARY, known["OPENAI_API_KEY"], known["SPILLWAY_ADMIN_KEY"], *said]
+    secrets = [CANARY, consenting, known["OPENAI_API_KEY"], known["SPILLWAY_ADMIN_KEY"], *said]
     secrets += [
         value for name, value in env_file.read(up.local / "secrets.env").items() if "SECRET" in name or "PEPPER" in name
     ]
@@ -69,6 +86,8 @@ def test_a_canary_is_in_no_log_span_error_or_name_in_a_store(up: UpProcess) -> N
         "errors": "\n".join(errors),
         "names": "\n".join(names),
         "trail": trail,
+        "metrics": "\n".join(pages),
+        "log and metrics of a gateway without its cache": "\n".join(without_cache),
     }.items():
         shown = without_banner(text, known["OPENAI_API_KEY"]) if where == "log" else text
         for secret in secrets:
@@ -93,11 +112,12 @@ def everywhere(http: httpx2.Client, key: str, admin_key: str) -> Iterator[httpx2
 
 def model_calls(http: httpx2.Client, key: str) -> Iterator[httpx2.Response]:
     """The main faults of an upstream, streamed and not, and what a body may be refused for."""
-    headers = {"authorization": f"Bearer {key}"}
+    headers = bearer(key)
     for fault in FAULTS:
         prompt = f"{CANARY} [[sim {fault}]]" if fault else CANARY
+        patience = IMPATIENT if "stall" in fault else {}
         for stream in (False, True):
-            yield ask(http, headers, chat(prompt, stream=stream))
+            yield ask(http, headers | patience, chat(prompt, stream=stream))
     for body in (
         chat(CANARY, temperature=CANARY), chat(CANARY, user=CANARY, metadata={CANARY: CANARY}),
         chat(CANARY, stop=[CANARY]),
@@ -111,6 +131,59 @@ def model_calls(http: httpx2.Client, key: str) -> Iterator[httpx2.Response]:
         "/generate", content=f'{{"{CANARY}": {CANARY}', headers=headers | {"content-type": "application/json"}
     )
     yield http.post("/generate", content=CANARY, headers=headers | {"content-type": CANARY})
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def other_ways(http: httpx2.Client, up: UpProcess, key: str) -> Iterator[httpx2.Response]:
+    """A hit, a bypass, followers, a client that leaves, a refusal by a limit, retries by key, and jobs."""
+    headers = bearer(key)
+    eventual: list[httpx2.Response] = []
+
+    def is_hit() -> bool:
+        eventual.append(ask(http, headers, chat(f"{CANARY} again")))
+        return eventual[-1].headers.get("x-cache") == "hit"
+
+    wait_until(is_hit, 20, "a hit")
+    yield from eventual
+    yield ask(http, headers | {"cache-control": "no-store"}, chat(f"{CANARY} again"))
+    with ThreadPoolExecutor(4) as pool:
+        slow = chat(f"{CANARY} [[sim ttft_ms=1500]]")
+        yield from pool.map(lambda stream: ask(http, headers, slow | {"stream": stream}), (False, False, False, True))
+    with contextlib.suppress(httpx2.ReadTimeout):
+        http.post("/v1/chat/completions", json=chat(f"{CANARY} [[sim ttft_ms=9000]]"), headers=headers, timeout=1)
+    limited = bearer(up.make_key(limits={"requests_per_minute": 1}, capture_content=True))
+    yield from (ask(http, limited, chat(f"{CANARY} {number}")) for number in range(2))
+    keyed = headers | {"idempotency-key": CANARY}
+    yield from (ask(http, keyed, chat(f"{CANARY} once")) for _ in range(2))
+    for fault in ("", "[[sim status=400]]", "[[sim status=500 times=1]]", f"[[sim {ECHOED}]]"):
+        body = chat(f"{CANARY} {fault}")
+        job = http.post("/v1/jobs", json={"endpoint": "/v1/chat/completions", "body": body}, headers=headers)
+        yield job
+        http.get(f"{job.headers['location']}?wait=20", headers=headers).raise_for_status()  # it may show its own error
+
+
+def beside(up: UpProcess, key: str) -> Iterator[str]:
+    """What a gateway whose cache is away logs and measures."""
+    with (
+        replica(up, "gateway", GATEWAY_CACHE_URL="http://127.0.0.1:9", GATEWAY_LOG_LEVEL="debug") as one,
+        httpx2.Client(base_url=one.url, timeout=30, trust_env=False) as http,
+    ):
+        for stream in (False, True):
+            assert ask(http, bearer(key), chat(f"{CANARY} without", stream=stream)).status_code == 200
+        yield httpx2.get(f"{one.metrics_url}/metrics", trust_env=False).raise_for_status().text
+    yield one.log.read_text()
+
+
+def metrics_pages(up: UpProcess) -> list[str]:
+    """What each service's page says."""
+    variables = env_file.read(up.local / "stack.env")
+    ports = [variables[f"{name.upper()}_METRICS_PORT"] for name in MEASURED]
+    pages = [httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).raise_for_status().text for port in ports]
+    assert all("http_server_" in page or "spillway_" in page for page in pages)
+    return pages
 
 
 def chat(prompt: Any, **fields: Any) -> dict[str, Any]:

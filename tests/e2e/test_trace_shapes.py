@@ -155,7 +155,7 @@ def test_a_follower_here_and_one_elsewhere_are_linked_to_whose_call_it_was(
     """All ask the same while the upstream takes its time: one of them leads, and the others' traces say whom."""
     slow = f"{prompt} [[sim ttft_ms=3000]]"
     before = last_attempt(stack)
-    with replica(stack, "gateway") as other_url, Asking(stack, other_url).http as other:
+    with replica(stack, "gateway") as second, Asking(stack, second.url).http as other:
         answers: list[httpx2.Response] = []
         body = {"model": "sim-small", "messages": [{"role": "user", "content": slow}]}
         threads = [
@@ -284,8 +284,8 @@ def test_a_key_that_is_none_and_a_path_that_is_none_say_so(stack: UpProcess) -> 
 
 
 def test_a_cache_that_is_down_is_a_miss_with_a_span_that_says_why(stack: UpProcess, prompt: str) -> None:
-    with replica(stack, "gateway", GATEWAY_CACHE_URL="http://127.0.0.1:9") as url:
-        asking = Asking(stack, url)
+    with replica(stack, "gateway", GATEWAY_CACHE_URL="http://127.0.0.1:9") as cacheless:
+        asking = Asking(stack, cacheless.url)
         with asking.http:
             answer = asking.chat(prompt)
     assert (answer.status_code, answer.headers["x-cache"]) == (200, "miss")

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -120,11 +121,16 @@ class UpProcess:
         """An API key of the tenant `dev` with these fields."""
         with httpx2.Client(base_url=self.client["SPILLWAY_URL"], trust_env=False) as http:
             authorization = {"authorization": f"Bearer {self.client['SPILLWAY_ADMIN_KEY']}"}
-            answer = http.post(
-                "/admin/keys", json={"tenant": "dev", "name": "a test's"} | fields, headers=authorization
-            )
-        key: str = answer.raise_for_status().json()["key"]
-        return key
+            asked = {"tenant": "dev", "name": "a test's"} | fields
+            made: list[str] = []
+
+            def is_made() -> bool:  # a busy machine's store may not answer in its 0.2 s
+                answer = http.post("/admin/keys", json=asked, headers=authorization)
+                made[:] = [answer.json()["key"]] if answer.is_success else []
+                return bool(made)
+
+            wait_until(is_made, 10, "the key is made")
+        return made[0]
 
     def interrupt(self) -> None:
         """Press Ctrl-C."""
@@ -156,18 +162,29 @@ class UpProcess:
         return "Spillway is ready" in self.log or self.process.poll() is not None
 
 
+@dataclass(frozen=True)
+class Replica:
+    url: str
+    metrics_url: str
+    log: Path
+
+
 @contextlib.contextmanager
-def replica(stack: UpProcess, service: str, **environ: str) -> Iterator[str]:
-    """One more process of a service beside the stack, with settings of its own; yields its URL."""
-    port = ports.find_free()
-    url = f"http://{ports.HOST}:{port}"
-    settings = env_file.read(stack.local / "stack.env") | {f"{service.upper()}_PORT": str(port)} | environ
-    with subprocess.Popen(  # noqa: S603  # ours
-        [sys.executable, "-m", service], env=stack.env | settings, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
-    ) as process:
+def replica(stack: UpProcess, service: str, **environ: str) -> Iterator[Replica]:
+    """One more process of a service beside the stack, with settings of its own."""
+    chosen = {f"{service.upper()}_{name}": str(ports.find_free()) for name in ("PORT", "METRICS_PORT")}
+    url, metrics_url = (f"http://{ports.HOST}:{port}" for port in chosen.values())
+    settings = env_file.read(stack.local / "stack.env") | chosen | environ
+    log = stack.local.with_name(f"{service}-{chosen[f'{service.upper()}_PORT']}.log")
+    with (
+        log.open("w") as output,
+        subprocess.Popen(  # noqa: S603  # ours
+            [sys.executable, "-m", service], env=stack.env | settings, stdout=output, stderr=subprocess.STDOUT
+        ) as process,
+    ):
         try:
             wait_until(lambda: process.poll() is not None or _is_ready(url), _READY_S, f"{service} is ready")
-            yield url
+            yield Replica(url, metrics_url, log)
         finally:
             process.terminate()
 

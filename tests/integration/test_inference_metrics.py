@@ -133,6 +133,7 @@ def test_a_fallback_is_counted_by_both_models_and_asked_by_its_own_name(
     service = serving(
         models_yaml(model(at(one, "a"), name="grand", fallback="[sim-small]"), model(at(other, "b"), name="sim-small"))
     )
+    assert [point.value for point in service.instruments.points("spillway.fallbacks")] == [0]  # it can be looked for
     answer = service.post(CHAT, asks(name="grand"))
     assert (answer.status_code, answer.headers["x-spillway-model"]) == (200, "sim-small")
     assert answer.json()["model"] == "sim-small"  # what the upstream was asked for

@@ -44,11 +44,21 @@ async def becomes(look: Callable[[], bool]) -> None:
             await asyncio.sleep(OFTEN_S)
 
 
-async def test_a_job_is_finished_once_and_lasted_from_its_submission_to_its_end(state_store: Valkey) -> None:
+@pytest.fixture
+async def measured(state_store: Valkey) -> AsyncIterator[tuple[JobQueue, Instruments]]:
     instruments = Instruments()
     metrics = Metrics(instruments.meter)
     queue = JobQueue(state_store.url, note_end=metrics.ended)
     metrics.observe_api(queue.transitions, QueueFigures(store_of(queue).figures))
+    yield queue, instruments
+    await queue.close()
+
+
+async def test_a_job_is_finished_once_and_lasted_from_its_submission_to_its_end(
+    measured: tuple[JobQueue, Instruments],
+) -> None:
+    queue, instruments = measured
+    assert [point.value for point in instruments.points("spillway.jobs.finished")] == [0, 0, 0, 0]
     await queue.accepted("good", "late", "left", endpoint="/generate")
     await queue.accepted("dead", tenant="bob", endpoint="/v1/embeddings", max_attempts=1)
     claims = {claim.id: claim for claim in [await queue.claim() for _ in range(4)]}
@@ -69,7 +79,6 @@ async def test_a_job_is_finished_once_and_lasted_from_its_submission_to_its_end(
     assert instruments.by("spillway.jobs.duration", "state") == instruments.by("spillway.jobs.finished", "state")
     assert instruments.total("spillway.jobs.duration", {"state": "succeeded"}) == 7
     assert instruments.total("spillway.jobs.duration", {"state": "expired"}) == 7 + HOUR / 1000
-    await queue.close()
 
 
 async def test_the_queues_figures_are_those_of_the_store(queue: JobQueue) -> None:

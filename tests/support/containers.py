@@ -10,6 +10,7 @@ import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from uuid import uuid4
 
 from support.images import ROOT
 
@@ -93,10 +94,12 @@ class Engine:
 
     @contextlib.contextmanager
     def running(self, image: str, command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[Running]:
-        container = Running([*self._run, *_options(environment), image, *command], log)
+        name = f"spillway-{uuid4().hex}"
+        container = Running([*self._run, "--name", name, *_options(environment), image, *command], log)
         try:
             yield container
-        finally:
+        finally:  # the engine runs it, not the command: that may be gone and the container not
+            subprocess.run([self.name, "rm", "--force", name], capture_output=True, check=False, timeout=_QUICK_S)  # noqa: S603  # ours
             container.end()
 
     def python(self, image: str, script: str) -> str:

@@ -63,7 +63,7 @@ def edge(
     folder: Path, servers: Sequence[str], *, traces_url: str | None = None, read_timeout: str | None = None
 ) -> Iterator[Edge]:
     """Run Traefik before `servers`; it is of use once the first of them is asked after its health and answers."""
-    https_port, http_port, metrics_port = (_free_port() for _ in range(3))
+    https_port, http_port, metrics_port = (free_port() for _ in range(3))
     ours = {
         '":8443"': f'"127.0.0.1:{https_port}"',
         '":8080"': f'"127.0.0.1:{http_port}"',
@@ -112,7 +112,7 @@ def _serves(started: Edge) -> bool:
         return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

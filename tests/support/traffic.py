@@ -115,12 +115,10 @@ class Traffic:
         )
 
     def _without_limits(self, admin: httpx2.Client) -> None:
-        with (
-            Redis.from_url(self.limits_url) as limits,
-            self._limited(admin, requests_per_minute=100) as limited,
-        ):
-            limits.client_pause(_FROZEN_MS)
-            self._post(limited, "/v1/chat/completions", _chat("unlimited"))
+        with self._limited(admin, requests_per_minute=1_000) as limited, Redis.from_url(self.limits_url) as store:
+            self._post(limited, "/v1/chat/completions", _chat("the store answers"))
+            store.client_pause(_FROZEN_MS)
+            self._post(limited, "/v1/chat/completions", _chat("the store is silent"))
 
     def _limited(self, admin: httpx2.Client, **limits: float) -> httpx2.Client:
         made = admin.post("/admin/keys", json={"tenant": uuid.uuid4().hex, "name": "limited", "limits": limits})

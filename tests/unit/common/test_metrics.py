@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections import Counter
 
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from common import metrics
@@ -27,6 +29,7 @@ def test_without_an_endpoint_and_a_page_there_are_none() -> None:
 def test_a_service_without_metrics_does_not_even_import_the_sdk_of_metrics() -> None:
     program = """
 import sys
+import threading
 from common import metrics, server, service
 assert metrics.meter_provider("gateway") is None
 found = [name for name in sys.modules if name.startswith(("opentelemetry.sdk.metrics", "prometheus_client"))]
@@ -79,3 +82,17 @@ def test_every_histogram_of_the_product_has_buckets_of_its_own() -> None:
         instruments.meter.create_histogram(name).record(1)
         [point] = instruments.points(name)
         assert point.explicit_bounds == bounds
+
+
+def test_an_end_waits_for_the_last_export_no_longer_than_it_may() -> None:
+    may_end, has_ended = threading.Event(), threading.Event()
+
+    class Stuck(MeterProvider):
+        def shutdown(self, timeout_millis: float = 30_000) -> None:  # noqa: ARG002  # the SDK's
+            may_end.wait(10)
+            has_ended.set()
+
+    metrics.shut_down(Stuck(shutdown_on_exit=False), 0.01)
+    assert not has_ended.is_set()
+    may_end.set()
+    assert has_ended.wait(10)

@@ -5,47 +5,20 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 from common.client_spans import ClientSpans
 from common.server_spans import ServerSpans
+from support.spans import CALLER, SAMPLED, SPAN, UNSAMPLED, Seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.sdk.trace.sampling import Sampler
     from starlette.types import Receive, Scope, Send
 
-CALLER, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-SAMPLED = {"traceparent": f"00-{CALLER}-{SPAN}-01"}
-UNSAMPLED = {"traceparent": f"00-{CALLER}-{SPAN}-00"}
 
-
-class Seen:
-    """What a provider exported."""
-
-    def __init__(self, sampler: Sampler | None = None) -> None:
-        self._exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
-        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-
-    @property
-    def spans(self) -> list[ReadableSpan]:
-        return list(self._exporter.get_finished_spans())
-
-    @property
-    def span(self) -> ReadableSpan:
-        (span,) = self.spans
-        return span
-
-
-async def serve(
-    seen: Seen, headers: dict[str, str] | None = None, status: int = 200, path: str = "/v1/jobs/1", **options: Any
-) -> str:
+async def serve(seen: Seen, headers: dict[str, str] | None = None, status: int = 200, path: str = "/v1/jobs/1") -> str:
     """Serve one request; return the trace id that the application saw."""
     told = ""
 
@@ -62,15 +35,11 @@ async def serve(
         "query_string": b"key=secret",
         "headers": [(name.encode(), value.encode()) for name, value in {"user-agent": "me", **(headers or {})}.items()],
     }  # fmt: skip
-    await ServerSpans(app, provider=seen.provider, **options)(scope, _nothing, _nothing)  # type: ignore[arg-type]
+    await ServerSpans(app, provider=seen.provider)(scope, _nothing, _nothing)  # type: ignore[arg-type]
     return told
 
 
 async def _nothing(*_: object) -> None: ...
-
-
-def link_ids(span: ReadableSpan) -> list[str]:
-    return [f"{link.context.trace_id:032x}" for link in span.links]
 
 
 async def test_a_hop_goes_on_with_its_callers_trace() -> None:
@@ -79,20 +48,6 @@ async def test_a_hop_goes_on_with_its_callers_trace() -> None:
     assert seen.span.parent is not None
     assert f"{seen.span.parent.span_id:016x}" == SPAN
     assert seen.span.links == ()
-
-
-async def test_the_edge_starts_a_trace_and_links_the_callers() -> None:
-    seen = Seen()
-    assert await serve(seen, SAMPLED, edge=True) != CALLER
-    assert (seen.span.parent, link_ids(seen.span)) == (None, [CALLER])
-
-
-@pytest.mark.parametrize(("authorization", "is_parent"), [("Bearer ours", True), ("Bearer theirs", False), ("", False)])
-async def test_the_edge_goes_on_with_the_trace_of_those_it_trusts(authorization: str, is_parent: bool) -> None:
-    seen = Seen()
-    headers = SAMPLED | {"authorization": authorization}
-    told = await serve(seen, headers, edge=True, is_ours=lambda shown: shown == "Bearer ours")
-    assert (told == CALLER, link_ids(seen.span) == []) == (is_parent, is_parent)
 
 
 async def test_an_unsampled_callers_trace_goes_on_unrecorded() -> None:
@@ -104,7 +59,7 @@ async def test_an_unsampled_callers_trace_goes_on_unrecorded() -> None:
 @pytest.mark.parametrize("traceparent", ["", "nonsense", f"00-{'0' * 32}-{SPAN}-01", f"ff-{CALLER}-{SPAN}-01"])
 async def test_a_malformed_trace_is_none(traceparent: str) -> None:
     seen = Seen()
-    await serve(seen, {"traceparent": traceparent}, edge=True)
+    await serve(seen, {"traceparent": traceparent})
     assert (seen.span.parent, seen.span.links) == (None, ())
 
 

@@ -102,6 +102,35 @@ async def test_requests_that_come_meanwhile_go_together_and_each_gets_its_own() 
     assert batcher.is_idle
 
 
+async def test_of_those_that_share_a_call_one_reports_it_and_its_inputs_are_told_once() -> None:
+    told: list[int] = []
+    batcher, model = Batcher(told.append), Model()
+    async with asyncio.timeout(BOUND_S):
+        first = await under_way(batcher, model)
+        others = [ask(batcher, model, f"{n}a", f"{n}b") for n in range(3)]
+        left = ask(batcher, model, "left")
+        await turns()
+        left.cancel()
+        model.opened.set()
+        shares = await asyncio.gather(*others)
+        assert not (await first).rides_along
+    assert sorted(share.rides_along for share in shares) == [False, True, True]
+    assert told == [1, 7]
+
+
+async def test_of_those_that_share_a_failure_one_reports_it() -> None:
+    batcher = Batcher()
+    model = Model(fails_with=AttemptFailedError(UpstreamFailed("away"), "status_503", is_retryable=True))
+    async with asyncio.timeout(BOUND_S):
+        first = await under_way(batcher, model)
+        others = [ask(batcher, model, f"{n}") for n in range(3)]
+        await turns()
+        model.opened.set()
+        failures = await asyncio.gather(*others, return_exceptions=True)
+        await first
+    assert sorted(one.rides_along for one in failures if isinstance(one, AttemptFailedError)) == [False, True, True]
+
+
 async def test_a_full_batch_waits_no_longer_and_none_is_more_than_full() -> None:
     batcher, model = Batcher(), Model()
     async with asyncio.timeout(BOUND_S):

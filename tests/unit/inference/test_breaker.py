@@ -48,6 +48,21 @@ def test_every_kind_of_failure_counts(reason: str) -> None:
     assert call.breaker.is_open
 
 
+def test_it_is_half_open_from_when_its_probe_is_due_until_that_has_ended() -> None:
+    call = Call()
+    states = [call.breaker.state, call.opened().breaker.state]
+    call.clock.advance(FIRST_REST_S)
+    states.append(call.breaker.state)
+    is_probe = call.breaker.begin()
+    states.append(call.breaker.state)
+    call.breaker.failed("status_503", is_probe=is_probe)
+    states.append(call.breaker.state)
+    call.clock.advance(2 * FIRST_REST_S)
+    call.good()
+    states.append(call.breaker.state)
+    assert states == ["closed", "open", "half_open", "half_open", "open", "closed"]
+
+
 def test_failures_longer_ago_than_the_window_do_not_count() -> None:
     call = Call()
     for _ in range(LEAST_SAMPLES - 1):

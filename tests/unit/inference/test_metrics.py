@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 ROUNDS, CALLS = 7, 300
 
 
-class CountingMeter(NoOpMeter):
-    """Counts what is recorded."""
+class CountedRecords:
+    """A meter that does nothing but note what is recorded."""
 
     def __init__(self) -> None:
-        super().__init__("tests")
         self.records: list[str] = []
+        self._meter = NoOpMeter("tests")
 
     def create_histogram(self, name: str, *_: Any, **__: Any) -> Histogram:
         def record(*_: Any, **__: Any) -> None:
@@ -36,6 +36,9 @@ class CountingMeter(NoOpMeter):
         histogram = NoOpHistogram(name)
         histogram.record = record  # type: ignore[method-assign]  # its purpose
         return histogram
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._meter, name)
 
 
 def a_stream(router: Router) -> Ended:
@@ -55,8 +58,8 @@ def a_router() -> Router:
 
 
 async def test_an_operation_is_four_records_whatever_its_length() -> None:
-    router, meter = a_router(), CountingMeter()
-    Metrics(meter, router, None).record(a_stream(router))
+    router, meter = a_router(), CountedRecords()
+    Metrics(meter, router, None).record(a_stream(router))  # type: ignore[arg-type]  # it passes for a meter
     assert meter.records == [
         "gen_ai.client.operation.duration",
         "gen_ai.client.operation.time_to_first_chunk",

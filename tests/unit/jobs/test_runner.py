@@ -129,7 +129,7 @@ async def test_each_run_is_counted_by_how_it_ended_and_each_claim_with_its_wait(
         await work.until(work.started, 3)
         queue.stopped = {("job_1", 1)}
         await work.until(work.cancelled, 1)
-    assert one.attempts == {"succeeded": 1, "stopped": 1, "given_back": 1}
+    assert +one.attempts == {"succeeded": 1, "stopped": 1, "given_back": 1}
     assert waits == [0, 0, 0]
 
 
@@ -145,7 +145,7 @@ async def test_a_run_that_nobody_foresaw_and_one_that_was_lost_are_counted_too()
     running = runner(queue, work, Clock())
     async with asyncio.timeout(BOUND_S), running.running():
         await over.wait()
-    assert running.attempts == {"stopped": 1, "internal_error": 1}
+    assert +running.attempts == {"stopped": 1, "internal_error": 1}
 
 
 @pytest.mark.parametrize("beat", ["lost", "cancel"])

@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import json
 import logging
+import math
 import sys
 import threading
 import time
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from opentelemetry import trace
 
+from common.log_storms import Storms
+
 if TYPE_CHECKING:
     from typing import TextIO
 
 MAX_WAITING_LINES = 10_000
 WRITE_EVERY_S = 0.02
 FLUSH_TIMEOUT_S = 1.0
+STORM_CHECK_S = 1.0
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
@@ -67,8 +71,9 @@ class Outbox(logging.Handler):
     pipe) never stops the event loop: beyond 10,000 lines they are dropped, and a line says how many.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, storms: Storms | None = None) -> None:
         super().__init__()
+        self._storms = storms
         self._stream = stream
         self._lines: collections.deque[str] = collections.deque()
         self._dropped = 0
@@ -80,6 +85,8 @@ class Outbox(logging.Handler):
         self._writer.start()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._storms is not None and not self._storms.admits(record, time.monotonic()):
+            return
         if len(self._lines) >= MAX_WAITING_LINES:
             self._dropped += 1
             return
@@ -101,6 +108,7 @@ class Outbox(logging.Handler):
             self._written.wait(min(rest, WRITE_EVERY_S))
 
     def close(self) -> None:
+        self._sum_up(math.inf)
         self.flush()
         self._is_closing = True
         self._wanted.set()
@@ -108,14 +116,14 @@ class Outbox(logging.Handler):
 
     def _write(self) -> None:
         while not self._is_closing:
-            self._wanted.wait()
+            is_watching = self._storms is not None and self._storms.is_watching
+            self._wanted.wait(STORM_CHECK_S if is_watching else None)
+            self._sum_up(time.monotonic())
             time.sleep(WRITE_EVERY_S)  # what comes meanwhile goes with it in one write
             self._wanted.clear()
             if self._dropped:
                 dropped, self._dropped = self._dropped, 0
-                record = logging.LogRecord(__name__, logging.WARNING, "", 0, "log_lines_dropped", None, None)
-                record.lines = dropped
-                self._lines.append(self.format(record) + "\n")
+                self._say("log_lines_dropped", lines=dropped)
             self._is_writing = True
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
             with contextlib.suppress(OSError, ValueError):  # the reader is gone: there is nowhere left to say so
@@ -124,10 +132,22 @@ class Outbox(logging.Handler):
             self._is_writing = False
             self._written.set()
 
+    def _sum_up(self, now: float) -> None:
+        if self._storms is None:
+            return
+        with self.lock or contextlib.nullcontext():
+            for storm in self._storms.over(now):
+                self._say("log_lines_held_back", lines=storm.held_back, of=storm.event, by=storm.logger)
+
+    def _say(self, event: str, **fields: object) -> None:
+        record = logging.LogRecord(__name__, logging.WARNING, "", 0, event, None, None)
+        vars(record).update(fields)
+        self._lines.append(self.format(record) + "\n")
+
 
 def configure(service: str, level: str, stream: TextIO | None = None) -> None:
     """Send every logger of the process through one handler, to standard output unless told otherwise; idempotent."""
-    handler = Outbox(stream or sys.stdout)
+    handler = Outbox(stream or sys.stdout, Storms())
     handler.setFormatter(JsonFormatter(service))
     handler.addFilter(_is_worth_a_line)
     root = logging.getLogger()

@@ -64,7 +64,7 @@ class RequestScope:
         state["request_id"] = request_id
         state["arrived_at"] = time.monotonic()
         state["log"] = {}
-        state["send"] = send  # for the chunks of streams, to which nothing is added
+        plain_send = state.setdefault("send", send)  # for bodies, to which nothing is added
         further: dict[str, str] = {}
         state["headers"] = further
         timings = state["timings"] = Timings()
@@ -86,7 +86,9 @@ class RequestScope:
                     headers.append((SERVER_TIMING.encode(), timings.header().encode()))
                 if self._health.draining:
                     headers.append((b"connection", b"close"))
-            await send(message)
+                await send(message)
+            else:
+                await plain_send(message)
 
         if self._metrics is not None:
             self._metrics.active += 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
-from common import errors, metrics, process_metrics, telemetry
+from common import edge_spans, errors, metrics, process_metrics, telemetry
 from common.http_metrics import ServerMetrics
 from common.middleware import RequestScope
 from common.overload.gate import Gate
@@ -67,8 +67,10 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     app.state.refusals = refusals
     errors.install(app, refusals)
     app.add_middleware(RequestScope, health=health, edge=edge, metrics=of_requests)
-    if tracer_provider is not None:  # around all of it: the last that is added is the outermost
-        app.add_middleware(ServerSpans, provider=tracer_provider, edge=edge, is_ours=is_ours)
+    if tracer_provider is not None and edge:
+        edge_spans.instrument(app, tracer_provider, is_ours=is_ours)
+    elif tracer_provider is not None:  # around all of it: the last that is added is the outermost
+        app.add_middleware(ServerSpans, provider=tracer_provider)
     for router in (health.router(), *routers):
         app.include_router(router)
     if shedder is not None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from devstack import capacity
 from devstack.errors import CommandError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     purge.add_argument("--model", help="its public name")
     purge.add_argument("--older-than-s", type=float, help="seconds since they were stored")
     purge.add_argument("--everything", action="store_true", help="all entries of all tenants; names nothing else")
+    capacity.add_arguments(commands.add_parser("capacity", help="what a load needs, and what is full first"))
     openapi = commands.add_parser("openapi", help="write the services' OpenAPI documents")
     openapi.add_argument("directory", type=Path)
     dashboards = commands.add_parser("dashboards", help="write Grafana's dashboards")
@@ -130,6 +132,10 @@ def _dashboards(options: argparse.Namespace) -> None:
     dashboards.write(options.directory)
 
 
+def _capacity(options: argparse.Namespace) -> None:
+    print(capacity.render(capacity.load_of(options)))
+
+
 def _traces(options: argparse.Namespace) -> None:
     from devstack import otlp_sink  # noqa: PLC0415
 
@@ -151,6 +157,7 @@ _COMMANDS = {
     "trace": _trace,
     "jobs": _jobs,
     "cache": _cache,
+    "capacity": _capacity,
     "openapi": _openapi,
     "dashboards": _dashboards,
     "traces": _traces,

@@ -37,8 +37,8 @@ class Entries:
     def __init__(
         self, store: Redis, *, wall_clock: Callable[[], float] = time.time, spans: StoreSpans = UNTRACED
     ) -> None:
-        self.lookups: Counter[str] = Counter()
-        """By what was found: `hit`, `lead`, `follow` or `none`."""
+        self.lookups = Counter(dict.fromkeys(("hit", "lead", "follow", "none"), 0))
+        """By what was found."""
         self._store = store
         self._wall_clock = wall_clock
         self._spans = spans

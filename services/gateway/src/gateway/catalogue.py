@@ -25,6 +25,8 @@ REFRESH_EVERY_S = 5.0
 FIRST_TRIES_S = 0.5
 TIMEOUT_S = 2.0
 UNKNOWN_MODEL = "-"
+_UNTRACED = {"traceparent": f"00-{1:032x}-{1:016x}-00"}
+"""Not sampled: nobody's request asks for it, and inference would begin a trace each time."""
 _PATH = "/v1/catalogue"
 _PLATFORM = HopIdentity("-", "-")
 """No tenant asks: the platform itself does."""
@@ -92,7 +94,7 @@ class ModelCatalogue:
         """Ask inference once. Any fault keeps what is known."""
         if self._client is None or self._signer is None:
             return
-        headers = {"authorization": self._signer.authorization(_PLATFORM)}
+        headers = {"authorization": self._signer.authorization(_PLATFORM), **_UNTRACED}
         if self._etag is not None:
             headers["if-none-match"] = self._etag
         try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry.metrics import Observation
 
 from common import conventions
+from common.metrics import is_off
 from inference.spans import PROVIDER
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Metrics:
     def __init__(self, meter: Meter, router: Router, live: LiveCatalogue | None) -> None:
         """`live`: None when no file says which models there are."""
         self._router = router
+        self._is_off = is_off(meter)
         self._duration = meter.create_histogram(
             conventions.GEN_AI_DURATION,
             "s",
@@ -70,6 +72,8 @@ class Metrics:
 
     def record(self, ended: Ended) -> None:
         """An operation is over."""
+        if self._is_off:
+            return
         attributes = self._attributes(ended)
         meter = ended.question.meter
         rides_along = bool(meter.attempts) and meter.attempts[-1].rides_along
@@ -152,7 +156,9 @@ class Metrics:
             yield Observation(cost_usd, {conventions.GEN_AI_REQUEST_MODEL: model, conventions.TARGET: target})
 
     def _fallbacks(self, _: CallbackOptions) -> Iterable[Observation]:
-        for (model, fallback), count in list(self._router.fallbacks.items()):
+        models = self._router.served.models.values()
+        possible = {(model.name, other): 0 for model in models for other in (*model.fallback, model.larger) if other}
+        for (model, fallback), count in (possible | dict(self._router.fallbacks)).items():
             yield Observation(count, {conventions.GEN_AI_REQUEST_MODEL: model, conventions.FALLBACK_MODEL: fallback})
 
     def _canary_weights(self, _: CallbackOptions) -> Iterable[Observation]:

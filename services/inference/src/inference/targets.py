@@ -77,7 +77,7 @@ class Target:
         self.attempts = 0
         self.failures: dict[str, int] = {}
         """By reason."""
-        self.outcomes: Counter[str] = Counter()
+        self.outcomes = Counter({OK: 0})
         """Calls that are over: `ok`, `cancelled`, or why they failed, in words of ours."""
         self.retries: Counter[str] = Counter()
         """Of its failures, by reason: those that were tried again, here or elsewhere."""

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from common.background import end
 from jobs.errors import StoreUnavailable
-from jobs.execution import STOPPED, STORE_PAUSE_S, LostError, insisting
+from jobs.execution import OUTCOMES, STOPPED, STORE_PAUSE_S, LostError, insisting
 from jobs.settings import HEARTBEATS_MISSED
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Runner:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`note_wait` is told of each job that is claimed how many seconds it had been ready to run."""
-        self.attempts: Counter[str] = Counter()
+        self.attempts = Counter(dict.fromkeys((*OUTCOMES.values(), STOPPED, "given_back", "internal_error"), 0))
         """Runs that are over: what `execute` says, `stopped`, `given_back` when the worker ends, `internal_error`."""
         self._note_wait = note_wait
         self._transitions = transitions

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from redis.exceptions import RedisError
 
 from common.spans import UNTRACED, StoreSpans
 from jobs.errors import StoreUnavailable
-from jobs.record import Claim, Record, pairs
+from jobs.record import FINAL, Claim, Endpoint, Record, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -77,9 +77,9 @@ class Transitions:
         note_end: Callable[[str, float], None] = lambda _state, _seconds: None,
     ) -> None:
         """`note_end` is told of each job that a transition of this process ended: its state, and its age in seconds."""
-        self.submitted: Counter[str] = Counter()
+        self.submitted: Counter[str] = Counter(dict.fromkeys(get_args(Endpoint), 0))
         """By endpoint."""
-        self.finished: Counter[str] = Counter()
+        self.finished: Counter[str] = Counter(dict.fromkeys(FINAL, 0))
         """By final state."""
         self._scripts = {
             name: redis.register_script(_text(name))

@@ -21,9 +21,14 @@ def parts() -> list[Object]:
     return read(K8S / "overlays" / "local").objects
 
 
-def options(parts: list[Object], name: str) -> dict[str, str]:
+def options_files(parts: list[Object]) -> dict[str, str]:
     (files,) = (one["data"] for one in of_kind(parts, "ConfigMap") if one["metadata"]["name"] == "stores")
-    lines = [line.split(maxsplit=1) for line in files[f"{name}.conf"].splitlines() if line and line[0] != "#"]
+    return dict(files)
+
+
+def options(parts: list[Object], name: str) -> dict[str, str]:
+    text = options_files(parts)[f"{name}.conf"]
+    lines = [line.split(maxsplit=1) for line in text.splitlines() if line and line[0] != "#"]
     return {option: value.strip('"') for option, value in lines}
 
 
@@ -62,10 +67,13 @@ def test_kept_answers_and_jobs_take_half_of_the_state_store_each_at_most(parts: 
 def test_a_store_reads_its_own_file_and_asks_for_its_own_password(parts: list[Object], name: str) -> None:
     (server,) = workloads(parts, f"valkey-{name}")
     container = container_of(server)
-    assert container["command"] == ["valkey-server", f"/etc/valkey/{name}.conf", "--requirepass", "$(STORE_PASSWORD)"]
+    server_and_file, options_of_pod = container["command"][:2], container["command"][2:]
+    assert server_and_file == ["valkey-server", f"/etc/valkey/{name}.conf"]
+    assert options_of_pod == ["--dir", "/data", "--requirepass", "$(STORE_PASSWORD)"]
     assert container["env"][0]["valueFrom"]["secretKeyRef"] == {"name": f"store-{name}", "key": "password"}
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
-    assert options(parts, name)["dir"] in mounts
+    assert "/data" in mounts
+    assert f"{name}.conf" in options_files(parts)
     assert {"name": mounts["/etc/valkey"], "configMap": {"name": "stores"}} in pod_of(server)["volumes"]
 
 

@@ -1,0 +1,99 @@
+"""The edge's server spans, by OpenTelemetry's instrumentation of FastAPI. Who calls is a stranger there: each request
+begins a trace of its own, to which the caller's is a link, unless the caller is trusted with more.
+
+Contrib ends its span with the answer's last byte, when what is known only at a request's end (the decision record) is
+still to come. So it sees an answer's head alone: `PlainSend` keeps the way around it, which `RequestScope` takes for
+bodies, and the span ends with the request. That also spares each chunk its wrapper.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import propagate, trace
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.propagators.textmap import TextMapPropagator
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from common import conventions
+from common.health import PATHS as HEALTH_PATHS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastapi import FastAPI
+    from opentelemetry.context import Context
+    from opentelemetry.propagators.textmap import Getter
+    from opentelemetry.sdk.trace import TracerProvider
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+_W3C = TraceContextTextMapPropagator()
+_NOBODYS = otel_context.Context()
+_CALLERS_WORDS = (conventions.URL_QUERY, conventions.USER_AGENT)
+"""Attributes that repeat what a caller sent: people put keys into queries. Contrib sets them; none can be taken out."""
+
+
+def instrument(app: FastAPI, provider: TracerProvider, *, is_ours: Callable[[str], bool]) -> None:
+    """Give every request of `app` one span; it goes on with the trace of a caller whose `Authorization` `is_ours`."""
+    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")  # read once, at the first instrumentation
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor  # noqa: PLC0415  # costs memory
+
+    app.state.trusts_trace = is_ours
+    propagate.set_global_textmap(EdgePropagator())
+    FastAPIInstrumentor.instrument_app(
+        app,
+        tracer_provider=provider,
+        meter_provider=NoOpMeterProvider(),  # see `common.http_metrics`
+        excluded_urls=",".join(f"{path}$" for path in HEALTH_PATHS),
+        exclude_spans=["receive", "send"],
+        server_request_hook=_enter,
+    )
+    build_traced = app.build_middleware_stack
+    app.build_middleware_stack = lambda: PlainSend(build_traced())  # type: ignore[method-assign]  # as contrib does
+
+
+class PlainSend:
+    """Keeps the server's own `send` in `scope["state"]["send"]`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope.setdefault("state", {})["send"] = send
+        await self._app(scope, receive, send)
+
+
+class EdgePropagator(TextMapPropagator):
+    """Reads a `traceparent` only for callers whom the application trusts with their trace. The carrier is the scope."""
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] | None = None) -> Context:
+        context = _NOBODYS if context is None else context
+        if getter is None or not getter.get(carrier, "traceparent"):
+            return context
+        authorization = getter.get(carrier, "authorization") or [""]
+        trusts_trace = carrier["app"].state.trusts_trace
+        return _W3C.extract(carrier, context, getter) if trusts_trace(authorization[0]) else context
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Any = None) -> None:
+        _W3C.inject(carrier, context, *([setter] if setter else []))
+
+    @property
+    def fields(self) -> set[str]:
+        return _W3C.fields
+
+
+def _enter(span: trace.Span, scope: dict[str, Any]) -> None:
+    if not span.is_recording():
+        return
+    attributes = getattr(span, "attributes", None) or {}
+    for name in _CALLERS_WORDS:
+        if name in attributes:
+            span.set_attribute(name, "")
+    traceparent = next((str(value, "latin-1") for name, value in scope["headers"] if name == b"traceparent"), "")
+    if traceparent and getattr(span, "parent", None) is None:
+        caller = trace.get_current_span(_W3C.extract({"traceparent": traceparent}, _NOBODYS)).get_span_context()
+        if caller.is_valid:
+            span.add_link(caller, {conventions.LINK: "caller"})

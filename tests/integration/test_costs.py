@@ -1,0 +1,205 @@
+"""What a request costs in calls to the stores and in connections, counted; devstack.costs says the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from redis import Redis
+
+from devstack import costs
+from support.platform import ADMIN_KEY, Platform, chat, platform
+from support.valkey import Valkey, valkey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROUNDS = 3
+REQUESTS = 4
+"""In a round."""
+OPEN = 12
+SPARE = 6
+"""Connections that are kept from before."""
+OPEN_S = 3
+STREAM = f"[[sim tokens=30 itl_ms={OPEN_S * 1_000 // 30}]]"
+_LOOK_S = 0.1
+_QUIET_LOOKS = 3
+_LOOKS = 300
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Valkey]]:
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(valkey(name, tmp_path_factory.mktemp(name))) for name in costs.STORES}
+
+
+@pytest.fixture(scope="module")
+def own(stores: dict[str, Valkey]) -> Iterator[Platform]:
+    """Reapers sleep, so that what is counted is the requests'; nothing is answered from the gateway's memory."""
+    still = {"reap_interval_s": 60}
+    gateway = {"limits_url": stores["limits"].url, "hot_entries_life_s": 0}
+    with platform(
+        stores["state"].url, stores["cache"].url, of_gateway=gateway, of_jobs=still, of_worker=still
+    ) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def http(own: Platform) -> Iterator[httpx2.Client]:
+    """Of a key with limits: one without asks the limits store nothing."""
+    ample = {"requests_per_minute": 10**6, "tokens_per_minute": 10**9, "max_concurrency": 10**5}
+    answer = httpx2.post(
+        f"{own.gateway}/admin/keys",
+        json={"tenant": "measured", "name": "a test's", "limits": ample},
+        headers={"authorization": f"Bearer {ADMIN_KEY}"},
+        trust_env=False,
+    )
+    client = own.http(answer.json()["key"])
+    client.timeout = httpx2.Timeout(60)
+    with client:
+        yield client
+
+
+class Scripts:
+    """Counts the scripts that ran in each store: every call of ours on a request's path is one."""
+
+    def __init__(self, stores: dict[str, Valkey]) -> None:
+        self._stores = {name: Redis.from_url(store.url, socket_timeout=30) for name, store in stores.items()}
+
+    def close(self) -> None:
+        for store in self._stores.values():
+            store.close()
+
+    def counted(self) -> dict[str, int]:
+        """Source: https://valkey.io/commands/info, section commandstats."""
+        found = {name: store.info("commandstats") for name, store in self._stores.items()}
+        return {name: stats.get("cmdstat_evalsha", {}).get("calls", 0) for name, stats in found.items()}
+
+    def settled(self) -> dict[str, int]:
+        """Once nothing comes any more: what an answer leaves to do belongs to its request."""
+        last, alike = self.counted(), 0
+        for _ in range(_LOOKS):
+            time.sleep(_LOOK_S)  # nobody tells when a process has nothing left to do
+            now = self.counted()
+            last, alike = now, alike + 1 if now == last else 0
+            if alike == _QUIET_LOOKS:
+                return now
+        raise TimeoutError
+
+    def per_request(self, ask: Callable[[int], None]) -> dict[str, float]:
+        """The median of some rounds: what a busy machine made late is left out, or asked again."""
+        ask(-1)
+        rounds = []
+        for round_ in range(ROUNDS):
+            before = self.settled()
+            for number in range(REQUESTS):
+                ask(round_ * REQUESTS + number)
+            after = self.settled()
+            rounds.append({name: (after[name] - before[name]) / REQUESTS for name in before})
+        return {name: statistics.median(round_[name] for round_ in rounds) for name in rounds[0]}
+
+
+@pytest.fixture
+def scripts(stores: dict[str, Valkey]) -> Iterator[Scripts]:
+    counting = Scripts(stores)
+    yield counting
+    counting.close()
+
+
+def fits(counted: dict[str, float], kind: costs.Kind, open_s: float = 0) -> bool:
+    """Settlements and usage of several requests go together, once a second: hence a share of a call more.
+
+    Not `state`: its workers ask for work all the time, whoever asks the gateway for what.
+    """
+    for store in ("limits", "cache"):
+        said = costs.COSTS[kind].calls.get(store, 0)
+        most = said + costs.OPEN_CALLS_PER_S[store] * open_s
+        if not said <= counted[store] <= most + 0.75:
+            return False
+    return True
+
+
+def test_a_miss_and_a_hit_call_the_stores_as_often_as_the_table_says(http: httpx2.Client, scripts: Scripts) -> None:
+    def ask(prompt: str) -> None:
+        assert http.post("/v1/chat/completions", json=chat(prompt)).status_code == 200
+
+    missed = scripts.per_request(lambda number: ask(f"a question of its own, {number}"))
+    assert fits(missed, "miss"), missed
+    hit = scripts.per_request(lambda _: ask("always the same question"))
+    assert fits(hit, "hit"), hit
+
+
+def test_a_stream_that_others_may_follow_calls_the_stores_each_second_as_well(
+    http: httpx2.Client, scripts: Scripts
+) -> None:
+    def ask(number: int) -> None:
+        asked = chat(f"a stream to follow, {number} {STREAM}", stream=True)
+        with http.stream("POST", "/v1/chat/completions", json=asked) as answer:
+            assert answer.read().endswith(b"[DONE]\n\n")
+
+    ask(-1)
+    before = scripts.settled()
+    began = time.monotonic()
+    with ThreadPoolExecutor(OPEN) as clients:
+        list(clients.map(ask, range(OPEN)))
+    seconds = time.monotonic() - began
+    counted = {name: (count - before[name]) / OPEN for name, count in scripts.settled().items()}
+    assert fits(counted, "stream", seconds), (counted, seconds)
+    assert counted["cache"] >= costs.COSTS["stream"].calls["cache"] + OPEN_S
+
+
+def test_a_job_calls_the_state_store_as_often_as_the_table_says(http: httpx2.Client, scripts: Scripts) -> None:
+    def run(number: int) -> None:
+        asked = {"endpoint": "/v1/chat/completions", "body": chat(f"a job of its own, {number}")}
+        job = http.post("/v1/jobs", json=asked).json()
+        while job["state"] not in ("succeeded", "failed"):
+            job = http.get(f"/v1/jobs/{job['id']}?wait=5").json()
+        assert job["state"] == "succeeded"
+
+    assert scripts.per_request(run)["state"] == costs.COSTS["job"].calls["state"]
+
+
+def established(port: int) -> int:
+    """Connections of clients to that port. Source: proc(5), /proc/net/tcp; 01 is ESTABLISHED."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[3] == "01" and int(row[2].split(":")[1], 16) == port for row in rows)
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="counts connections as Linux lists them")
+async def test_open_streams_hold_as_many_connections_as_the_table_says(own: Platform, http: httpx2.Client) -> None:
+    ports = {part: int(str(urlsplit(getattr(own, part)).port)) for part in ("gateway", "inference", "cache")}
+    upstream = int(str(urlsplit(own.simulator).port))
+
+    async def hold(client: httpx2.AsyncClient, number: int, arrived: asyncio.Semaphore) -> None:
+        asked = chat(f"a stream of its own, {number} {STREAM}", stream=True)
+        async with client.stream("POST", "/v1/chat/completions", json=asked) as answer:
+            chunks = answer.aiter_raw()
+            await anext(chunks)
+            arrived.release()
+            async for _ in chunks:
+                pass
+
+    arrived = asyncio.Semaphore(0)
+    client = httpx2.AsyncClient(base_url=own.gateway, headers=http.headers, timeout=60, trust_env=False)
+    async with client, asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for number in range(OPEN):
+            group.create_task(hold(client, number, arrived))
+        for _ in range(OPEN):
+            await arrived.acquire()
+        await asyncio.sleep(1)  # those who attend do so after a quarter of a second
+        held = {part: established(port) for part, port in ports.items()}
+        to_upstream = established(upstream)
+    connections = costs.COSTS["stream"].connections
+    of_gateway = held["gateway"] + held["inference"] + held["cache"]
+    of_inference = held["inference"] + to_upstream
+    idle = OPEN + SPARE  # look-ups of streams that began together have a pool of their own
+    for counted, part in ((of_gateway, "gateway"), (of_inference, "inference"), (held["cache"], "cache")):
+        assert connections[part] * OPEN <= counted <= connections[part] * OPEN + idle, (part, held, to_upstream)
