@@ -93,6 +93,14 @@ def test_the_points_on_a_latency_panel_lead_to_traces_that_are_there(watched: tu
     assert traces <= {trace["trace_id"] for trace in known}
 
 
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_every_graph_that_asks_for_points_has_some(watching: Prometheus, path: Path) -> None:
+    targets = [target for panel in json.loads(path.read_bytes())["panels"] for target in panel.get("targets", ())]
+    asked = {target["expr"] for target in targets if target["exemplar"]}
+    assert asked
+    assert {expression for expression in asked if not watching.exemplars(as_grafana_asks(expression))} == set()
+
+
 @pytest.mark.parametrize("query", variable_queries())
 def test_every_variable_has_values_to_choose_from(watching: Prometheus, query: str) -> None:
     asked = re.fullmatch(r"label_values\((\w+), (\w+)\)", query)

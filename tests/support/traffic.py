@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 from redis import Redis
+
+from support.platform import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,10 +99,8 @@ class Traffic:
     def _jobs(self, http: httpx2.Client) -> None:
         for prompt in ("done", "[[sim status=400]]", "[[sim status=500]]"):
             asked = {"endpoint": "/v1/chat/completions", "body": _chat(prompt)}
-            accepted = self._post(http, "/v1/jobs", asked)
-            job = http.get(f"/v1/jobs/{accepted.json()['id']}", params={"wait": 5})
-            assert job.json()["finished_at"], job.text
-
+            job = self._post(http, "/v1/jobs", asked).json()["id"]
+            eventually(functools.partial(_is_finished, http, job), within_s=_BOUND_S)
         self._cancellations(http)
 
     def _cancellations(self, http: httpx2.Client) -> None:
@@ -148,6 +149,10 @@ class Traffic:
             trust_env=False,
             limits=httpx2.Limits(max_connections=100),
         )
+
+
+def _is_finished(http: httpx2.Client, job: str) -> bool:
+    return http.get(f"/v1/jobs/{job}", params={"wait": 5}).json()["finished_at"] is not None
 
 
 def _new(text: str) -> str:

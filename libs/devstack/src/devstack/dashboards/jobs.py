@@ -61,9 +61,9 @@ _QUEUE = Row(
         ),
         graph(
             "Wait",
-            "How long from accepted to started? Points lead to traces.",
+            "How long from ready to started?",
             "s",
-            *quantiles("spillway_jobs_queue_wait_seconds"),
+            *quantiles("spillway_jobs_queue_wait_seconds", has_exemplars=False),
         ),
     ),
 )

@@ -117,10 +117,10 @@ def quantile(share: float, histogram: str, where: str = "", *, by: Sequence[str]
     return f"histogram_quantile({share}, {rate(f'{histogram}_bucket', where, by=('le', *by))})"
 
 
-def quantiles(histogram: str, where: str = "", *, by: Sequence[str] = (), legend: str = "") -> tuple[Query, ...]:
-    """The median and the slowest twentieth and hundredth, each with its exemplars."""
+def quantiles(histogram: str, where: str = "", *, has_exemplars: bool = True) -> tuple[Query, ...]:
+    """The median and the slowest twentieth and hundredth."""
     return tuple(
-        Query(quantile(share, histogram, where, by=by), f"{legend} {name}".strip(), has_exemplars=True)
+        Query(quantile(share, histogram, where), name, has_exemplars)
         for share, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
     )
 
