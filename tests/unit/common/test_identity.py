@@ -127,3 +127,12 @@ def test_more_callers_than_are_remembered_are_still_told_apart() -> None:
     for number in range(1_100):
         identity = HopIdentity(f"tenant{number}", "key")
         assert verifier.verify(signer.authorization(identity)) == identity
+
+
+def test_the_keys_consent_to_capture_travels_with_the_call_and_is_not_there_by_default() -> None:
+    clock = Clock()
+    signer, verifier = HopSigner(SECRET, "cache", clock=clock), HopVerifier([SECRET], "cache", clock=clock)
+    consenting = HopIdentity("alice", "key1", "batch", captures_content=True)
+    assert verifier.verify(signer.authorization(consenting)) == consenting
+    assert verifier.verify(signer.authorization(ALICE)).captures_content is False
+    assert verifier.verify(forged(cap="true", exp=int(clock()) + 60)).captures_content is False

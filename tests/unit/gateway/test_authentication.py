@@ -401,3 +401,30 @@ def test_the_token_is_what_follows_the_scheme(header: str | None, token: str) ->
 def test_a_revocation_bites_within_ten_seconds_and_within_ten_minutes_of_an_outage() -> None:
     assert FRESH_S <= 10
     assert STALE_S <= 600
+
+
+async def test_a_trace_goes_on_for_a_key_that_is_trusted_remembered_and_right(
+    authenticator: Authenticator, store: Store, clock: Clock, wall_clock: Clock
+) -> None:
+    shown = f"Bearer {KEY.text}"
+    store.records[KEY.kid] = dataclasses.replace(RECORD, trusted_trace=True, expires_at=wall_clock() + 2 * STALE_S)
+    assert not authenticator.trusts_trace(shown)  # nobody has asked about it yet
+    await ask(authenticator)
+    assert authenticator.trusts_trace(shown)
+    forged = generate_key("live", KEY.kid)  # ids are public
+    assert not authenticator.trusts_trace(f"Bearer {forged.text}")
+    assert not authenticator.trusts_trace("")
+    clock.advance(STALE_S + 1)
+    assert not authenticator.trusts_trace(shown)
+
+
+async def test_a_trace_does_not_go_on_for_a_key_that_nobody_trusts_with_it_or_that_is_over(
+    authenticator: Authenticator, store: Store, wall_clock: Clock
+) -> None:
+    await ask(authenticator)
+    assert not authenticator.trusts_trace(f"Bearer {KEY.text}")
+    store.records[KEY.kid] = dataclasses.replace(RECORD, trusted_trace=True, expires_at=wall_clock() + 5)
+    authenticator._directory.forget(KEY.kid)
+    await ask(authenticator)
+    wall_clock.advance(6)
+    assert not authenticator.trusts_trace(f"Bearer {KEY.text}")
