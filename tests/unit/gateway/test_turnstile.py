@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,8 @@ from gateway.decision import Decision
 from support.clock import Clock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from common.identity import Priority
 
 LONG_S = 60
@@ -215,3 +218,24 @@ async def test_models_that_nobody_serves_do_not_pile_up() -> None:
         slot = await crowd.turnstile.enter(HopIdentity("a", "k"), f"m{number}", Decision(), patience_s=LONG_S)
         slot.release()
     assert len(crowd.turnstile._models) <= 256
+
+
+async def test_a_wait_is_within_its_span_and_a_call_that_passes_at_once_has_none() -> None:
+    waits: list[str] = []
+
+    @contextlib.contextmanager
+    def waiting() -> Iterator[None]:
+        waits.append("begins")
+        yield
+        waits.append("ends")
+
+    turnstile = Turnstile(1, queue_wait_s=LONG_S, waiting_span=waiting)
+    identity = HopIdentity("alice", "key")
+    first = await turnstile.enter(identity, "m", Decision(), patience_s=LONG_S)
+    assert (waits, first.has_waited) == ([], False)
+    second = asyncio.create_task(turnstile.enter(identity, "m", Decision(), patience_s=LONG_S))
+    await turns()
+    assert waits == ["begins"]
+    first.release()
+    assert (await second).has_waited
+    assert waits == ["begins", "ends"]

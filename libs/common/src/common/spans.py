@@ -61,7 +61,7 @@ class StoreSpans(Spans):
         return span if self._durations is None else _Measured(self._durations, name, span)
 
     def _traced(self, name: str) -> AbstractContextManager[None]:
-        if self._tracer is None:
+        if self._tracer is None or not trace.get_current_span().is_recording():  # before anything is put together
             return _NOTHING
         attributes = {conventions.DB_SYSTEM: "redis", conventions.DB_OPERATION: name, conventions.STORE: self._store}
         named = conventions.STORE_OPERATION.format(operation=name, store=self._store)
