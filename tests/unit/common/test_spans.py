@@ -39,18 +39,24 @@ def test_an_operation_on_a_store_is_a_span_below_its_request() -> None:
 
 
 def test_what_fails_is_an_error_by_its_name_and_not_in_its_words() -> None:
-    with pytest.raises(ValueError, match="a prompt"), TRACER.start_as_current_span("request", record_exception=False):
-        with StoreSpans("state", PROVIDER).operation("claim"):
-            raise ValueError("a prompt")
+    with (
+        pytest.raises(ValueError, match="a prompt"),
+        TRACER.start_as_current_span("request", record_exception=False),
+        StoreSpans("state", PROVIDER).operation("claim"),
+    ):
+        raise ValueError("a prompt")
     span = EXPORTER.get_finished_spans()[0]
     assert (span.status.status_code, (span.attributes or {})["error.type"]) == (StatusCode.ERROR, "ValueError")
     assert "prompt" not in str(span.to_json())
 
 
 def test_a_caller_that_left_is_no_error() -> None:
-    with pytest.raises(asyncio.CancelledError), TRACER.start_as_current_span("request"):
-        with Spans(PROVIDER).around("admission wait"):
-            raise asyncio.CancelledError
+    with (
+        pytest.raises(asyncio.CancelledError),
+        TRACER.start_as_current_span("request"),
+        Spans(PROVIDER).around("admission wait"),
+    ):
+        raise asyncio.CancelledError
     span = EXPORTER.get_finished_spans()[0]
     assert (span.status.status_code, (span.attributes or {})["error.type"]) == (StatusCode.UNSET, "cancelled")
 
