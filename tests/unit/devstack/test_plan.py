@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devstack import plan, ports, upstream
+from devstack import announce, plan, ports, upstream
 from devstack.credentials import DEVELOPMENT_KEY
 from devstack.local_dir import LocalDir
 
@@ -135,3 +135,21 @@ def test_a_stack_with_the_simulator_has_a_catalogue_and_one_with_a_real_upstream
     assert make().environment["INFERENCE_MODELS_FILE"] == "/l/models.yaml"
     assert make(INFERENCE_MODELS_FILE="/mine.yaml").environment["INFERENCE_MODELS_FILE"] == "/mine.yaml"
     assert "INFERENCE_MODELS_FILE" not in make(UPSTREAM_BASE_URL="http://model/v1").environment
+
+
+def test_every_service_shows_its_metrics_and_up_says_where() -> None:
+    environment = make(GATEWAY_METRICS_PORT="9999").environment
+
+    ports_by_name = {name: environment[f"{name.upper()}_METRICS_PORT"] for name in plan.MEASURED}
+    assert ports_by_name == {"gateway": "9999", "inference": "9465", "cache": "9466", "jobs": "9467", "worker": "9468"}
+    shown = announce.banner(plan.client_environment(environment), environment, 1.0, LocalDir(Path("/l")))
+    assert "gateway :9999  inference :9465  cache :9466  jobs :9467  worker :9468" in shown
+
+
+def test_our_own_receiver_of_traces_is_sent_no_metrics_and_a_collector_elsewhere_is() -> None:
+    assert make().environment["OTEL_METRICS_EXPORTER"] == "none"
+    assert "OTEL_METRICS_EXPORTER" not in make(OTEL_EXPORTER_OTLP_ENDPOINT="http://collector:4318").environment
+
+
+def test_a_page_of_metrics_can_be_left_out() -> None:
+    assert make(CACHE_METRICS_PORT="0").environment["CACHE_METRICS_PORT"] == "0"

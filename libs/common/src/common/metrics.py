@@ -1,9 +1,11 @@
 """Metrics: off unless somebody takes them, on a Prometheus page of a port of its own, over OTLP/HTTP, or both.
 
 The page is there when `<SERVICE>_METRICS_PORT` is set, OTLP when `OTEL_EXPORTER_OTLP_ENDPOINT` is, unless
-`OTEL_METRICS_EXPORTER` is `none`. Off costs nothing: nothing of the SDK is imported for it (redis-py does that by itself). Both are served by threads of their
-own, so a scraper or a collector that is slow, silent or gone costs callers nothing; what a domain counts in plain
-attributes is read there, at that moment (`reading`). Source: docs/adr/0027.
+`OTEL_METRICS_EXPORTER` is `none`. Off costs nothing: nothing of the SDK is imported for it (redis-py does so by
+itself).
+
+Both are served by threads of their own, so a scraper or a collector that is slow, silent or gone costs callers nothing;
+what a domain counts in plain attributes is read there, at that moment (`reading`). Source: docs/adr/0027.
 """
 
 from __future__ import annotations

@@ -46,7 +46,8 @@ def assign(environ: Mapping[str, str]) -> dict[str, int]:
         port = default + offset
         if part in _OWN_VARIABLE:
             port = _number(environ, variable, port)
-        if not 0 < port <= _LAST_PORT:
+        least = 0 if part.endswith("-metrics") else 1  # 0: no page of metrics
+        if not least <= port <= _LAST_PORT:
             raise CommandError(f"port {port} for {part} is out of range; check {OFFSET_VARIABLE} and {variable}")
         ports[part] = port
     return ports
