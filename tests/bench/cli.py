@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -25,6 +26,7 @@ _SETTLE_S = 0.3
 """After a lane: what it left to do in the background (entries to store, spans to send) is its cost as well."""
 _EMBEDDING = "[[sim ttft_ms=20]] text {}"
 """At an upstream that takes its time, as they do: an instant one leaves nothing to join."""
+_TRACED = {"off-again": "off, a second stack", "tenth": "one request in ten", "every": "every request"}
 _PADDING = "All work and no play makes a dull prompt. "
 
 
@@ -46,6 +48,8 @@ class Lane:
     """Requests before the first round; a fifth of a round's otherwise."""
     is_limited: bool = False
     """With a key that has limits."""
+    tracing: str | None = None
+    """`off`, or the share of its requests that are traced, by a stack of its own; None: as the command line says."""
     model: str = stack.MODEL
     path: str = "/v1/chat/completions"
 
@@ -64,6 +68,18 @@ LANES = (
     Lane("embed", 800, _EMBEDDING, None, model=stack.EMBED, path="/v1/embeddings"),
     Lane("embed-alone", 800, _EMBEDDING, None, model=stack.EMBED_ALONE, path="/v1/embeddings"),
 )
+TRACE_LANES = tuple(
+    Lane(f"trace-{kind}-{word}", requests, prompt, outcome, is_stream=kind == "stream", tracing=tracing)
+    for kind, requests, prompt, outcome in (
+        ("miss", 1000, "round {round}, question {}", "miss"),
+        ("hit", 2000, "always the same question", "hit"),
+        ("stream", 400, "[[sim tokens=100]] round {round}, question {}", "miss"),
+    )
+    for word, tracing in (("off", "off"), ("off-again", "off"), ("tenth", "0.1"), ("every", "1"))
+)
+"""What tracing costs. Each share has a stack of its own, all of them run at once, and one lane at a time: so rounds are
+interleaved. The second `off` is how far two stacks that are the same differ. They are measured when named: `trace`.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,21 +103,32 @@ def main() -> None:
     if not Path("/proc/self/smaps_rollup").exists():
         sys.exit("bench reads CPU time and memory from Linux's /proc, which this system does not have")
     starts_s = [_start_s(asked.tracing) for _ in range(asked.starts - 1)]
-    lanes = [lane for lane in LANES if lane.name in asked.lanes]
+    lanes = [lane for lane in (*LANES, *TRACE_LANES) if lane.name in asked.lanes]
     seen: dict[str, list[Seen]] = {lane.name: [] for lane in lanes}
-    with stack.running(asked.tracing) as running:
-        starts_s.append(running.start_s)
+    with contextlib.ExitStack() as started:
+        stacks = _stacks(started, lanes, asked)
+        starts_s += [one.start_s for one in stacks.values()]
         for lane in lanes:
-            _drive(lane, running, asked, round_=0, requests=lane.warm_up or max(lane.requests // 5, 50))
+            _drive(lane, stacks[_stack_of(lane)], asked, round_=0, requests=lane.warm_up or max(lane.requests // 5, 50))
         for round_ in range(1, asked.rounds + 1):
-            for lane in lanes:
-                seen[lane.name].append(_measure(lane, running, asked, round_))
+            for lane in lanes if round_ % 2 else reversed(lanes):
+                seen[lane.name].append(_measure(lane, stacks[_stack_of(lane)], asked, round_))
                 print(f"round {round_}: {lane.name} {seen[lane.name][-1].total_ms:.2f} ms", file=sys.stderr)  # noqa: T201  # progress
     with stack.running(asked.tracing) as idle:
         time.sleep(_SETTLE_S)
         memory_mb = idle.memory_mb()
         starts_s.append(idle.start_s)
     print("\n".join(_report(asked, seen, memory_mb, starts_s)))  # noqa: T201  # the report
+
+
+def _stack_of(lane: Lane) -> str:
+    return lane.name.split("-", 2)[2] if lane.tracing else ""
+
+
+def _stacks(started: contextlib.ExitStack, lanes: Iterable[Lane], asked: argparse.Namespace) -> dict[str, stack.Stack]:
+    """One for all lanes that say nothing of tracing, and one for each share of those that do."""
+    tracing = {_stack_of(lane): lane.tracing or asked.tracing for lane in lanes}
+    return {name: started.enter_context(stack.running(share)) for name, share in tracing.items()}
 
 
 def _arguments() -> argparse.Namespace:
@@ -111,10 +138,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, help="requests/s: open loop, latency from the intended send time")
     parser.add_argument("--tracing", default="0.1", help="off, or the share of requests that are traced (0.1)")
     parser.add_argument("--body-bytes", type=int, default=100, help="size of the prompt: 100, 12000, 220000 (100)")
-    parser.add_argument("--lanes", nargs="+", choices=[lane.name for lane in LANES], default=[x.name for x in LANES])
+    names = [lane.name for lane in (*LANES, *TRACE_LANES)]
+    parser.add_argument(
+        "--lanes", nargs="+", choices=[*names, "trace"], default=[lane.name for lane in LANES],
+        help="trace: what tracing costs, off, a tenth and every request beside each other",
+    )  # fmt: skip
     parser.add_argument("--requests", type=float, default=1, help="multiplies the requests of a round (1)")
     parser.add_argument("--starts", type=int, default=3, help="how often the stack is started to time it (3)")
-    return parser.parse_args()
+    asked = parser.parse_args()
+    if "trace" in asked.lanes:
+        asked.lanes += [lane.name for lane in TRACE_LANES]
+    return asked
 
 
 def _yardstick_ms() -> float:
@@ -211,6 +245,7 @@ def _report(
             sum(of) for of in zip(*((one.load["answers"], one.upstream_calls) for one in rounds), strict=True)
         )
         yield f"Burst: {answers} answers, {calls} upstream calls, {1 - calls / max(answers, 1):.1%} saved"
+    yield from _of_tracing(seen)
     yield from _of_inference(seen)
     yield from _of_batching(seen)
     yardsticks_ms = [one.yardstick_ms for rounds in seen.values() for one in rounds]
@@ -218,6 +253,29 @@ def _report(
     parts = ", ".join(f"{name} {memory_mb[name]:.0f}" for name in processes)
     yield f"Idle memory (PSS): {sum(memory_mb.values()):.0f} MB ({parts})"
     yield f"Start to first answer: {statistics.median(starts_s):.1f} s ({min(starts_s):.1f}-{max(starts_s):.1f})"
+
+
+def _of_tracing(seen: dict[str, list[Seen]]) -> Iterable[str]:
+    """Throughput and CPU time against the stack that traces nothing, each round by itself."""
+    kinds = [kind for kind in ("miss", "hit", "stream") if seen.get(f"trace-{kind}-off")]
+    if kinds:
+        yield "| tracing | throughput lost | CPU time added |"
+        yield "|---|---|---|"
+    for kind in kinds:
+        plain = seen[f"trace-{kind}-off"]
+        for word, shown in _TRACED.items():
+            rounds = zip(plain, seen.get(f"trace-{kind}-{word}", ()), strict=False)
+            pairs = [(base, one) for base, one in rounds if base.load["answers"] and one.load["answers"]]
+            if pairs:
+                lost = [100 * (1 - _rate(one) / _rate(base)) for base, one in pairs]
+                added = [100 * (one.total_ms / base.total_ms - 1) for base, one in pairs]
+                yield f"| {kind}, {shown} | {_spread_of(lost, 1)} % | {_spread_of(added, 1)} % |"
+    if kinds:
+        yield ""
+
+
+def _rate(one: Seen) -> float:
+    return float(one.load["answers"]) / float(one.load["seconds"])
 
 
 def _of_inference(seen: dict[str, list[Seen]]) -> Iterable[str]:

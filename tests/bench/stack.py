@@ -158,6 +158,7 @@ def _environment(ports: Mapping[str, int], tracing: str, home: Path) -> tuple[di
     if tracing != "off":
         environment |= {
             "OTEL_EXPORTER_OTLP_ENDPOINT": url["sink"],
+            "OTEL_METRICS_EXPORTER": "none",  # what is measured is tracing
             "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
             "OTEL_TRACES_SAMPLER_ARG": tracing,
         }

@@ -48,7 +48,8 @@ class Round:
         return (
             f"{tally.tier:<10} {self.restarts:>8} {self.seconds:>8.1f} {tally.requests:>9} {len(tally.failures):>9}"
             f" {tally.streams:>8} {len(tally.cut):>12} {tally.jobs:>5} {len(tally.lost):>5} {self.waited:>7.0%}"
-            f" {'once more: the machine was busy' if self.says_nothing else ''}"
+            f"{'  the machine was busy, so once more: ' if self.says_nothing else ''}"
+            f"{'; '.join(tally.failures + tally.cut + tally.lost)[:1_000] if self.says_nothing else ''}"
         )
 
 

@@ -113,6 +113,13 @@ def test_what_takes_more_and_answers_with_more_breaks_nobody(new: dict[str, Any]
     assert breaks(document(body=OBJECT, answer=OBJECT), new) == []
 
 
+def test_an_answer_that_was_closed_may_have_a_new_field() -> None:
+    closed = OBJECT | {"additionalProperties": False}
+    more = changed("properties", "seed", to={"type": "integer"}, schema=closed)
+    assert breaks(document(answer=closed), document(answer=more)) == []
+    assert breaks(document(answer=more), document(answer=closed)) == ["POST /x: answer 200.seed is gone"]
+
+
 def test_a_keyword_that_is_not_understood_is_not_waved_through() -> None:
     with pytest.raises(NotImplementedError):
         breaks(document(body=OBJECT), document(body=OBJECT | {"oneOf": []}))

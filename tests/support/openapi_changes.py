@@ -91,7 +91,16 @@ def _request(old: Schema, new: Schema, where: str) -> Iterator[str]:
 
 def _answer(old: Schema, new: Schema, where: str) -> Iterator[str]:
     yield from _gone(old, new, where)
-    yield from (f"{where}{why} may be what it was not" for why in _outside(new, old))
+    yield from (f"{where}{why} may be what it was not" for why in _outside(new, _open(old)))
+
+
+def _open(node: Any) -> Any:
+    """The schema as its reader takes it: with further fields, which the OpenAI SDKs keep and ours ignore."""
+    if isinstance(node, list):
+        return [_open(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    return {name: _open(one) for name, one in node.items() if (name, one) != ("additionalProperties", False)}
 
 
 def _gone(old: Schema, new: Schema, where: str) -> list[str]:

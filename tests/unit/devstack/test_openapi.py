@@ -21,6 +21,6 @@ def test_every_service_is_described_in_a_file_of_its_own(tmp_path: Path) -> None
 
     documents = {path.stem: orjson.loads(path.read_bytes()) for path in tmp_path.iterdir()}
     assert documents.pop("wire") == openapi.words()
-    assert set(documents) == {"gateway", "inference", "cache", "jobs", "wire"}
-    assert all("/readyz" in documents[service]["paths"] for service in openapi.SERVICES)
+    assert set(documents) == {"gateway", "inference", "cache", "jobs"}
+    assert all("/readyz" in document["paths"] for document in documents.values())
     assert "/v1/chat/completions" in documents["gateway"]["paths"]

@@ -66,6 +66,11 @@ class ServiceError(Exception):
         self.code = code or self.code
         self.headers = {**self.default_headers, **(headers or {})}
 
+    @property
+    def own_code(self) -> str | None:
+        """The code for logs, spans and metrics: a word of ours, whatever an upstream says to its caller."""
+        return type(self).code if self.is_told else self.code
+
     def body(self) -> bytes:
         return envelope(self.message, type_=self.type, param=self.param, code=self.code)
 
@@ -206,7 +211,7 @@ def install(app: FastAPI, refusals: Refusals) -> None:
     """
 
     async def service_error(request: Request, error: ServiceError) -> Response:
-        _note(request, error.code)
+        _note(request, error.own_code)
         refusals.note(error)
         return error.response()
 

@@ -178,7 +178,7 @@ class EventStream(Response):
         finally:
             watch.cancel()
             if error is not None and not isinstance(error, ClientGone) and error.code != CLIENT_STALLED:
-                note_error(error.code, is_broken=True)
+                note_error(error.own_code, is_broken=True)
             try:
                 with contextlib.suppress(Exception):  # closing what is broken already
                     await self._close_chunks()

@@ -23,8 +23,7 @@ class Refusals:
         """Count `error`, once however often it is noted on its way to the caller."""
         if not error.is_counted:
             error.is_counted = True
-            code = type(error).code if error.is_told else error.code
-            self.count(code or type(error).code or "", error.scope)
+            self.count(error.own_code or "", error.scope)
 
     def count(self, code: str, scope: str) -> None:
         pair = (code, scope)

@@ -230,7 +230,7 @@ class Completions:
 
         async def finish(error: ServiceError | None) -> None:
             flight.leave(call)
-            call.log["outcome"] = "done" if error is None else error.code
+            call.log["outcome"] = "done" if error is None else error.own_code
 
         if flight.head is not None and not flight.head.is_stream:
             content = flight.content()
@@ -244,7 +244,7 @@ class Completions:
         events = _told(lambda: as_events(hit.value, include_usage=includes_usage(call.body)))
 
         async def finish(error: ServiceError | None) -> None:
-            call.log["outcome"] = "done" if error is None else error.code
+            call.log["outcome"] = "done" if error is None else error.own_code
 
         is_paced = call.headers.get(REPLAY) == "paced"
         return EventStream(replay(events, is_paced=is_paced), finish=finish, headers=self._hit_headers(call, hit))

@@ -47,7 +47,7 @@ class Governor:
             return await self.keyed_requests.serve(call, admit_and_answer, self._admit_replay)
         except ServiceError as error:
             _note_answer(call.decision, error.status, error.headers)
-            call.decision.note("outcome", error.code)
+            call.decision.note("outcome", error.own_code)
             raise
 
     async def _admit_replay(self, call: Call) -> None:
@@ -85,7 +85,7 @@ class Governor:
             response = await accept(call)
         except ServiceError as error:
             _note_answer(call.decision, error.status, error.headers)
-            call.decision.note("outcome", error.code)
+            call.decision.note("outcome", error.own_code)
             raise
         call.decision.note("status", response.status_code)
         return response

@@ -30,4 +30,4 @@ class AttemptFailedError(Exception):
 def error_type(error: ServiceError) -> str:
     """A word of ours for what failed, for spans and metrics: an error's own code may be its upstream's words."""
     cause = error.__cause__
-    return cause.reason if isinstance(cause, AttemptFailedError) else error.code or error.type
+    return cause.reason if isinstance(cause, AttemptFailedError) else error.own_code or error.type

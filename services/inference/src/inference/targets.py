@@ -209,14 +209,14 @@ class Lease:
             self.target.throttle.withdrawn()
             self.target.breaker.abandoned(is_probe=self.is_probe)
         elif error is not None and error.code not in _NO_FAULT_OF_THE_TARGET:
-            self.target.note_break(error.code or error.type)
+            self.target.note_break(error.own_code or error.type)
             if self.canary is not None:
                 self.canary.note(self.target.name, is_error=True)
 
     def _outcome_with(self, error: ServiceError | None) -> str:
         if self._outcome is None or (error is not None and error.code == ClientGone.code):
             return CANCELLED
-        return self._outcome if error is None else error.code or error.type
+        return self._outcome if error is None else error.own_code or error.type
 
 
 def _within(cap: int | None, *asked: object) -> bool:

@@ -101,7 +101,7 @@ async def follow_job(
 
     async def finish(error: ServiceError | None) -> None:
         await response.aclose()
-        scope_state["log"]["outcome"] = "done" if error is None else error.code
+        scope_state["log"]["outcome"] = "done" if error is None else error.own_code
 
     return EventStream(relayed(response), finish=finish)
 

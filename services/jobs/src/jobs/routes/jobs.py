@@ -96,7 +96,7 @@ async def follow(
     start = first_wanted(last_event_id, (await store.versions([job_id]))[0])
 
     async def finish(error: ServiceError | None) -> None:
-        request.scope["state"]["log"]["outcome"] = "done" if error is None else error.code
+        request.scope["state"]["log"]["outcome"] = "done" if error is None else error.own_code
 
     return EventStream(_events(request, identity.tenant, job_id, start), finish=finish)
 
