@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from common.stores import connect, is_reachable
 from devstack.stores import STORES
-from gateway.key_store import put_key
-from gateway.keys import Limits, generate_key
-from gateway.records import record_for
+from gateway.access.key_store import put_key
+from gateway.access.keys import Limits, generate_key
+from gateway.access.records import record_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.cache_breaker import OPENS_AFTER
+from gateway.caching.cache_breaker import OPENS_AFTER
 from support.chaos import times
 from support.crowd import Crowd, Seen, crowd
 from support.faulty_proxy import FAULTS, FaultyProxy, faulty_proxy

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway import cli
-from gateway.keys import generate_key
-from gateway.keys_file import read
+from gateway.access.keys import generate_key
+from gateway.access.keys_file import read
 from support.platform import ADMIN_KEY, SECRETS, Platform, chat, eventually, platform
 
 if TYPE_CHECKING:

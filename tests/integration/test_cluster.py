@@ -17,19 +17,19 @@ from cache.entries import Entries
 from cache.flights import Flights
 from cache.inventory import Inventory
 from common.stores import connect
-from gateway import key_store
-from gateway.audit import Actor
+from gateway.access import key_store
+from gateway.access.audit import Actor
+from gateway.access.keys import Limits, Policy, generate_key
+from gateway.access.records import TenantRecord, record_for
+from gateway.caching.sealing import Sealer
 from gateway.errors import StoreUnavailableError
 from gateway.idempotency.records import Keeping, Records
-from gateway.keys import Limits, Policy, generate_key
 from gateway.limits.learning import Experience
 from gateway.limits.ledger import Ledger
 from gateway.limits.limiter import Limiter
 from gateway.limits.local import LocalLimits
 from gateway.limits.settling import Settling
 from gateway.limits.store import LimitsStore
-from gateway.records import TenantRecord, record_for
-from gateway.sealing import Sealer
 from jobs.store import JobStore
 from jobs.transitions import Transitions
 from support.clock import Clock

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
+from gateway.caching.sealing import Sealer
 from gateway.idempotency.records import PREFIX, Keeping, Records
-from gateway.sealing import Sealer
 from support.clock import Clock
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import pytest
 from redis import Redis as SyncRedis
 
 from common.stores import connect
-from gateway import audit, key_names, key_store
-from gateway.audit import Actor
+from gateway.access import audit, key_names, key_store
+from gateway.access.audit import Actor
+from gateway.access.key_store import change_key, delete_key, fetch_key, put_key
+from gateway.access.keys import Limits, generate_key
+from gateway.access.records import KeyRecord, TenantRecord, record_for
 from gateway.errors import TenantHasKeys
-from gateway.key_store import change_key, delete_key, fetch_key, put_key
-from gateway.keys import Limits, generate_key
-from gateway.records import KeyRecord, TenantRecord, record_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

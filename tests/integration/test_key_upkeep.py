@@ -12,15 +12,15 @@ import pytest
 
 from common.errors import Unavailable
 from common.stores import connect, is_reachable
-from gateway import key_names, key_store
-from gateway.authentication import Authenticator
-from gateway.failed_logins import FailedLogins
-from gateway.key_directory import FRESH_S, STALE_S, KeyDirectory
-from gateway.key_reading import KeyReader
-from gateway.key_upkeep import KeyUpkeep
-from gateway.keys import ApiKey, generate_key
-from gateway.keys_file import DeclaredKeys
-from gateway.records import TenantRecord, record_for
+from gateway.access import key_names, key_store
+from gateway.access.authentication import Authenticator
+from gateway.access.failed_logins import FailedLogins
+from gateway.access.key_directory import FRESH_S, STALE_S, KeyDirectory
+from gateway.access.key_reading import KeyReader
+from gateway.access.key_upkeep import KeyUpkeep
+from gateway.access.keys import ApiKey, generate_key
+from gateway.access.keys_file import DeclaredKeys
+from gateway.access.records import TenantRecord, record_for
 from gateway.store_breaker import StoreBreaker
 from support.clock import Clock
 from support.valkey import Valkey, valkey

@@ -15,7 +15,7 @@ from redis import Redis
 from common.errors import RateLimited
 from common.stores import connect
 from common.usage import Usage
-from gateway.keys import Limits, Policy
+from gateway.access.keys import Limits, Policy
 from gateway.limits.learning import Experience
 from gateway.limits.ledger import Ledger
 from gateway.limits.limiter import Limiter

@@ -10,15 +10,15 @@ import httpx2
 
 from common import framing
 from common.identity import HopIdentity, HopSigner
-from gateway.cache_breaker import CacheBreaker
-from gateway.cache_client import CacheClient
+from gateway.answers.completions import Completions
+from gateway.caching.cache_breaker import CacheBreaker
+from gateway.caching.cache_client import CacheClient
+from gateway.caching.entry_writer import EntryWriter
+from gateway.caching.hot_entries import HotEntries
+from gateway.caching.sealing import Sealer
 from gateway.coalescing.flight_client import FlightClient
 from gateway.coalescing.flights import Flights
-from gateway.completions import Completions
-from gateway.entry_writer import EntryWriter
-from gateway.hot_entries import HotEntries
 from gateway.inference_client import InferenceClient
-from gateway.sealing import Sealer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from common.deadline import Deadline
 from common.identity import HopIdentity
 from common.timings import Timings
-from gateway.authentication import Caller
+from gateway.access.authentication import Caller
 from gateway.call import CHAT, Call
 from gateway.catalogue import ModelCatalogue
 from gateway.decision import Decision
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
     from common.wire import Price
-    from gateway.keys import Limits, Policy
+    from gateway.access.keys import Limits, Policy
 
 SECOND = 1_000_000
 MODEL = "m"

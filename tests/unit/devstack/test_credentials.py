@@ -4,7 +4,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from devstack import credentials, env_file
-from gateway.keys import ApiKey
+from gateway.access.keys import ApiKey
 
 if TYPE_CHECKING:
     from pathlib import Path

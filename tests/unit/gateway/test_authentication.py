@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common.errors import Unauthenticated, Unavailable
-from gateway.authentication import RECHECK_S, Authenticator, Caller, bearer
+from gateway.access.authentication import RECHECK_S, Authenticator, Caller, bearer
+from gateway.access.failed_logins import FailedLogins, TooManyFailedLogins
+from gateway.access.key_directory import FRESH_S, LOOK_UP_S, STALE_S, UNKNOWN_S, KeyDirectory, Known
+from gateway.access.keys import NO_LIMITS, ApiKey, digest_of, generate_key
+from gateway.access.records import KeyRecord, TenantRecord, policy_of, record_for
 from gateway.errors import StoreUnavailableError
-from gateway.failed_logins import FailedLogins, TooManyFailedLogins
-from gateway.key_directory import FRESH_S, LOOK_UP_S, STALE_S, UNKNOWN_S, KeyDirectory, Known
-from gateway.keys import NO_LIMITS, ApiKey, digest_of, generate_key
-from gateway.records import KeyRecord, TenantRecord, policy_of, record_for
 from gateway.store_breaker import StoreBreaker
 from support.clock import Clock
 

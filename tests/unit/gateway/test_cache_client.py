@@ -6,9 +6,9 @@ import httpx2
 import pytest
 
 from common.identity import HopIdentity
-from gateway.cache_breaker import OPENS_AFTER, REST_S, CacheBreaker
-from gateway.cache_client import CacheClient, Follow, Found, Lead
-from gateway.hot_entries import Hit
+from gateway.caching.cache_breaker import OPENS_AFTER, REST_S, CacheBreaker
+from gateway.caching.cache_client import CacheClient, Follow, Found, Lead
+from gateway.caching.hot_entries import Hit
 from support.cache_service import ALICE, BOUND_S, SEALER, CacheService
 from support.clock import Clock
 

@@ -6,14 +6,14 @@ import pytest
 
 from common.deadline import Deadline
 from common.timings import Timings
-from gateway.authentication import Caller
-from gateway.cache_control import Plan, plan_of
+from gateway.access.authentication import Caller
+from gateway.access.keys import Policy
+from gateway.caching.cache_control import Plan, plan_of
 from gateway.call import CHAT, EMBEDDINGS, Call
-from gateway.keys import Policy
 from support.cache_service import ALICE, BOUND_S
 
 if TYPE_CHECKING:
-    from gateway.keys import CachePolicy
+    from gateway.access.keys import CachePolicy
 
 
 def plan(*directives: str, policy: CachePolicy = "all", endpoint: str = CHAT, **fields: Any) -> Plan:

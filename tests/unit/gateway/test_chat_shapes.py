@@ -10,8 +10,8 @@ from openai.lib.streaming.chat._completions import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from common import sse
-from gateway.chat_shapes import NotAChatAnswerError, completion_of, events_of, split, without_usage
-from gateway.kept_chat import PACE_S, as_events, as_whole, kept_stream, kept_whole, replay
+from gateway.answers.chat_shapes import NotAChatAnswerError, completion_of, events_of, split, without_usage
+from gateway.caching.kept_chat import PACE_S, as_events, as_whole, kept_stream, kept_whole, replay
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7, "prompt_tokens_details": {"cached_tokens": 2}}
 

@@ -9,14 +9,14 @@ import pytest
 
 from common.deadline import Deadline
 from common.timings import Timings
-from gateway.authentication import Caller
+from gateway.access.authentication import Caller
+from gateway.caching.fingerprint import fingerprint
 from gateway.call import CHAT, EMBEDDINGS, Call
-from gateway.fingerprint import fingerprint
 from support.asgi import Line
 from support.cache_service import ALICE, BOUND_S, SEALER, CacheService, completions_over
 
 if TYPE_CHECKING:
-    from gateway.answer import Answer
+    from gateway.answers.answer import Answer
 
 MAX_ENTRY_BYTES = 1024
 WHOLE = {"choices": [{"index": 0, "message": {"content": "hi"}, "finish_reason": "stop"}]}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.embeddings import body_of, entries_of, items_of, kept_item
+from gateway.answers.embeddings import body_of, entries_of, items_of, kept_item
 
 
 def answer(count: int, usage: Any = None, **further: Any) -> bytes:

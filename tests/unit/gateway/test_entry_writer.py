@@ -5,7 +5,7 @@ import asyncio
 import httpx2
 import pytest
 
-from gateway.cache_breaker import OPENS_AFTER
+from gateway.caching.cache_breaker import OPENS_AFTER
 from support.cache_service import ALICE, BOUND_S, SEALER, CacheService, writer_of
 
 NAME = "0" * 64

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.failed_logins import FailedLogins, TooManyFailedLogins, network_of
+from gateway.access.failed_logins import FailedLogins, TooManyFailedLogins, network_of
 from support.clock import Clock
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from gateway.caching.fingerprint import MODEL_DIGITS, NEUTRAL, fingerprint, model_digits
+from gateway.caching.sealing import Sealer
 from gateway.call import CHAT, EMBEDDINGS
-from gateway.fingerprint import MODEL_DIGITS, NEUTRAL, fingerprint, model_digits
-from gateway.sealing import Sealer
 
 SECRET = b"a key of thirty-two bytes, no more"
 BODY: dict[str, Any] = {

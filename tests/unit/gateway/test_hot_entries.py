@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.hot_entries import Hit, HotEntries
+from gateway.caching.hot_entries import Hit, HotEntries
 from support.clock import Clock
 
 ONE, TWO = "1" * 64, "2" * 64

@@ -10,8 +10,8 @@ from common.deadline import Deadline
 from common.errors import DeadlineExceeded, ServiceError, Unavailable
 from common.identity import HopIdentity, HopSigner, HopVerifier
 from common.timings import Timings
+from gateway.access.authentication import Caller
 from gateway.admission.turnstile import Turnstile
-from gateway.authentication import Caller
 from gateway.call import CHAT, Call
 from gateway.inference_client import CONNECT_S, InferenceClient
 from support.clock import Clock

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from common.identity import HopIdentity, HopSigner
-from gateway.jobs_client import JobsClient, JobsUnavailable
+from gateway.jobs.jobs_client import JobsClient, JobsUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

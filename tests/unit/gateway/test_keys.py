@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.keys import ApiKey, generate_key
-from gateway.records import record_for
+from gateway.access.keys import ApiKey, generate_key
+from gateway.access.records import record_for
 
 PEPPER = "a-pepper-kept-elsewhere"
 KEY = generate_key("live")

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.key_reading import KeyReader
-from gateway.keys import digest_of, generate_key
-from gateway.keys_file import BadKeysFileError, Declared, DeclaredKeys, read
+from gateway.access.key_reading import KeyReader
+from gateway.access.keys import digest_of, generate_key
+from gateway.access.keys_file import BadKeysFileError, Declared, DeclaredKeys, read
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,8 @@ import pytest
 from common.deadline import Deadline
 from common.timings import Timings
 from common.usage import HEADER, Usage
+from gateway.access.authentication import Caller
 from gateway.admission.turnstile import Turnstile
-from gateway.authentication import Caller
 from gateway.call import CHAT, Call
 from gateway.decision import Decision
 from gateway.reservation import Reservation
@@ -23,7 +23,7 @@ from support.cache_service import ALICE, BOUND_S, CacheService, completions_over
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from gateway.completions import Completions
+    from gateway.answers.completions import Completions
     from support.cache_service import Handler
 
 TOLD = {"prompt_tokens": 3, "completion_tokens": 4}

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from gateway.keys import NO_LIMITS, Limits, digest_of, generate_key
-from gateway.records import KeyRecord, TenantRecord, policy_of, record_for
+from gateway.access.keys import NO_LIMITS, Limits, digest_of, generate_key
+from gateway.access.records import KeyRecord, TenantRecord, policy_of, record_for
 
 PEPPER = "a-pepper-kept-elsewhere"
 KEY = generate_key("live")

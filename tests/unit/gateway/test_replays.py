@@ -6,10 +6,10 @@ import pytest
 
 from common.errors import Unauthenticated, Unavailable
 from common.identity import HopIdentity, HopSigner, HopVerifier
-from gateway.key_directory import Known
-from gateway.keys import generate_key
-from gateway.records import KeyRecord, TenantRecord
-from gateway.replays import KeyRevoked, ReplayAuthenticator, is_hop_token, is_workers
+from gateway.access.key_directory import Known
+from gateway.access.keys import generate_key
+from gateway.access.records import KeyRecord, TenantRecord
+from gateway.jobs.replays import KeyRevoked, ReplayAuthenticator, is_hop_token, is_workers
 from support.clock import Clock
 
 SECRET = "the-secret-of-the-tests-0123456789"

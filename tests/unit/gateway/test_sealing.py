@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sealing import SealBrokenError, Sealer
+from gateway.caching.sealing import SealBrokenError, Sealer
 
 SECRET = "a-secret-of-the-gateway"
 NAME = "0" * 64

@@ -5,7 +5,7 @@ import pytest
 from common.errors import InvalidRequest
 from gateway.call import CHAT, EMBEDDINGS
 from gateway.idempotency.keyed_requests import key_in
-from gateway.submissions import GENERATE, judge, prefers_async
+from gateway.jobs.submissions import GENERATE, judge, prefers_async
 from support.bad_input import CHAT as GOOD
 
 

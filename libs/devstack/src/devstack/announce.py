@@ -17,9 +17,9 @@ from redis.asyncio import Redis
 from devstack import env_file, local_http, plan
 from devstack.credentials import DEVELOPMENT_KEY
 from devstack.errors import CommandError
+from gateway.access.key_store import put_key
+from gateway.access.records import record_for
 from gateway.errors import StoreUnavailableError
-from gateway.key_store import put_key
-from gateway.records import record_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

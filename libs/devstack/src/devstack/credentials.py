@@ -28,7 +28,7 @@ def load(path: Path) -> dict[str, str]:
     known = env_file.read(path)
     made = {name: secrets.token_urlsafe(32) for name in RANDOM if name not in known}
     if DEVELOPMENT_KEY not in known:
-        from gateway.keys import generate_key  # noqa: PLC0415  # once per checkout; `up` stays small
+        from gateway.access.keys import generate_key  # noqa: PLC0415  # once per checkout; `up` stays small
 
         made[DEVELOPMENT_KEY] = generate_key(environment="dev").text
     if made:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from common.identity import Priority  # noqa: TC001  # pydantic reads it at run time
-from gateway.keys import CachePolicy, Limits
-from gateway.records import KeyRecord, TenantRecord
+from gateway.access.keys import CachePolicy, Limits
+from gateway.access.records import KeyRecord, TenantRecord
 from gateway.requests import Model
 
 MOST_MODELS = 100

@@ -20,27 +20,27 @@ from common.service import frame
 from common.settings import BadSettingsError, load, revealed
 from common.spans import Spans, StoreSpans
 from common.stores import close, connect, is_reachable
+from gateway.access.authentication import Authenticator
+from gateway.access.failed_logins import FailedLogins
+from gateway.access.key_directory import KeyDirectory
+from gateway.access.key_reading import KeyReader
+from gateway.access.key_upkeep import KeyUpkeep
+from gateway.access.keys_file import BadKeysFileError, DeclaredKeys
+from gateway.access.trusted_traces import TrustedTraces
 from gateway.admission.turnstile import Turnstile
-from gateway.authentication import Authenticator
-from gateway.caching import open_completions
+from gateway.caching.opening import open_completions
 from gateway.catalogue import ModelCatalogue
 from gateway.dependencies import State
-from gateway.failed_logins import FailedLogins
 from gateway.governor import Governor
 from gateway.idempotency.opening import open_keyed_requests
 from gateway.inference_client import InferenceClient
-from gateway.jobs_client import JobsClient
-from gateway.key_directory import KeyDirectory
-from gateway.key_reading import KeyReader
-from gateway.key_upkeep import KeyUpkeep
-from gateway.keys_file import BadKeysFileError, DeclaredKeys
+from gateway.jobs.jobs_client import JobsClient
+from gateway.jobs.replays import ReplayAuthenticator
 from gateway.limits.opening import open_limits
 from gateway.metrics import Metrics
-from gateway.replays import ReplayAuthenticator
 from gateway.routes import admin, admin_cache, admin_tenants, admin_usage, generate, jobs, openai
 from gateway.settings import Settings
 from gateway.store_breaker import StoreBreaker
-from gateway.trusted_traces import TrustedTraces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from common.settings import SECRETS_DIR
-from gateway.keys import generate_key
-from gateway.records import record_for
+from gateway.access.keys import generate_key
+from gateway.access.records import record_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from gateway.keys import ApiKey
+    from gateway.access.keys import ApiKey
 
 TIMEOUT_S = 10
 _PAGE = 1_000
@@ -117,7 +117,7 @@ def _create(options: argparse.Namespace, environ: Mapping[str, str]) -> Any:
 
 
 def _hash(options: argparse.Namespace, environ: Mapping[str, str]) -> Any:
-    from gateway.keys import ApiKey as Key  # noqa: PLC0415  # the type above is for the checker
+    from gateway.access.keys import ApiKey as Key  # noqa: PLC0415  # the type above is for the checker
 
     key = Key.parse(sys.stdin.readline().strip())
     if key is None:

@@ -27,20 +27,20 @@ from common.errors import (
 from common.identity import HopIdentity, Priority
 from common.settings import revealed
 from common.timings import Timings
-from gateway.audit import Actor
-from gateway.authentication import Authenticator, Caller, bearer
+from gateway.access.audit import Actor
+from gateway.access.authentication import Authenticator, Caller, bearer
+from gateway.access.failed_logins import FailedLogins
+from gateway.access.key_directory import KeyDirectory
+from gateway.access.keys import ApiKey
+from gateway.access.keys_file import DeclaredKeys
+from gateway.answers.completions import Completions
 from gateway.call import Call
-from gateway.completions import Completions
 from gateway.decision import Decision
-from gateway.failed_logins import FailedLogins
 from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
-from gateway.jobs_client import JobsClient
-from gateway.key_directory import KeyDirectory
-from gateway.keys import ApiKey
-from gateway.keys_file import DeclaredKeys
+from gateway.jobs.jobs_client import JobsClient
+from gateway.jobs.replays import KeyRevoked, ReplayAuthenticator, is_hop_token
 from gateway.limits.ledger import Ledger
-from gateway.replays import KeyRevoked, ReplayAuthenticator, is_hop_token
 from gateway.requests import refuse_denied
 from gateway.settings import Settings
 from gateway.strict_json import parse_object, render

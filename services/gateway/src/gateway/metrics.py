@@ -16,12 +16,12 @@ from gateway.call import CHAT, EMBEDDINGS
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
 
+    from gateway.access.failed_logins import FailedLogins
+    from gateway.access.key_directory import KeyDirectory
     from gateway.admission.turnstile import Turnstile
-    from gateway.completions import Completions
-    from gateway.failed_logins import FailedLogins
+    from gateway.answers.completions import Completions
     from gateway.governor import Governor
     from gateway.idempotency.keyed_requests import KeyedRequests
-    from gateway.key_directory import KeyDirectory
     from gateway.limits.limiter import Limiter
 
 _ADMISSIONS = dict.fromkeys((("admitted", "", ""), ("degraded", "", "")), 0)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gateway.access.keys import Limits, Policy
 from gateway.catalogue import ModelCatalogue
-from gateway.keys import Limits, Policy
 from gateway.limits.demand import Demand, cost_of, demand_of, rate_of
 from gateway.limits.errors import PricesUnavailable, PriceUnknown, TooLargeForLimit
 from gateway.limits.estimate import input_tokens

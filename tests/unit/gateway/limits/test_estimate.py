@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from gateway.access.keys import NO_LIMITS
 from gateway.call import EMBEDDINGS
-from gateway.keys import NO_LIMITS
 from gateway.limits.estimate import declared_output_tokens, input_tokens
 from support.limits import call_under
 

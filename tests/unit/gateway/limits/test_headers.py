@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.access.keys import Limits
 from gateway.decision import HEADER, Decision
-from gateway.keys import Limits
 from gateway.limits.headers import duration, show
 from gateway.limits.scopes import Claim, Scope
 from gateway.limits.verdict import Standing, Verdict

@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import RateLimited
 from common.usage import Usage
-from gateway.keys import Limits, Policy
+from gateway.access.keys import Limits, Policy
 from gateway.limits.errors import LimitsStoreAwayError
 from gateway.limits.learning import Experience
 from gateway.limits.ledger import NO_MODEL, Ledger

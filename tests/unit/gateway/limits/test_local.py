@@ -6,7 +6,7 @@ import datetime as dt
 
 import pytest
 
-from gateway.keys import Limits
+from gateway.access.keys import Limits
 from gateway.limits.local import LocalLimits, share
 from gateway.limits.scopes import Claim
 from gateway.limits.verdict import CONCURRENCY, DAY, MONTH, REQUESTS, TOKENS, Standing, Verdict

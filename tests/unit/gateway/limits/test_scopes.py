@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gateway.authentication import Caller
-from gateway.keys import Limits, Policy
+from gateway.access.authentication import Caller
+from gateway.access.keys import Limits, Policy
 from gateway.limits.scopes import MINUTE_US, Claim, interval_us, micro_dollars, scopes_of
 from support.limits import scope_of
 

@@ -6,7 +6,7 @@ import datetime as dt
 
 import pytest
 
-from gateway.keys import Limits
+from gateway.access.keys import Limits
 from gateway.limits.scopes import Claim, Scope, ScopeName
 from gateway.limits.verdict import (
     CONCURRENCY,

@@ -19,8 +19,8 @@ from common.errors import ServiceError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
+    from gateway.caching.hot_entries import Hit
     from gateway.call import Call
-    from gateway.hot_entries import Hit
 
 MAX_BYTES = 8 * 1024 * 1024
 """Of the pieces that are kept for those who are behind."""

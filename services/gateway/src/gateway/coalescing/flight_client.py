@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
     from common.identity import HopIdentity
-    from gateway.cache_client import CacheClient, Follow
+    from gateway.caching.cache_client import CacheClient, Follow
 
 SILENCE_S = 1.0
 """A follower's connection shows a sign of life four times a second; without any the flight is looked up again."""

@@ -13,22 +13,22 @@ from common.background import end
 from common.errors import DeadlineExceeded, ServiceError
 from common.event_stream import AlreadyToldError
 from gateway import tracing
-from gateway.cache_client import CacheClient, Follow, Found, Lead
+from gateway.caching.cache_client import CacheClient, Follow, Found, Lead
+from gateway.caching.hot_entries import Hit, HotEntries
 from gateway.coalescing import frames
 from gateway.coalescing.flight import Failure, Flight, FlightLostError
 from gateway.coalescing.frames import FrameSealer
 from gateway.coalescing.leadership import Leadership
-from gateway.hot_entries import Hit, HotEntries
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
     from typing import Any
 
     from common.identity import HopIdentity
-    from gateway.cache_control import Plan
+    from gateway.caching.cache_control import Plan
+    from gateway.caching.sealing import Sealer
     from gateway.call import Call
     from gateway.coalescing.flight_client import FlightClient
-    from gateway.sealing import Sealer
 
 logger = logging.getLogger(__name__)
 

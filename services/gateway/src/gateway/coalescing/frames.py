@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from gateway.caching.sealing import SealBrokenError, Sealer
 from gateway.coalescing.flight import Failure, Flight, FlightLostError, Head
-from gateway.sealing import SealBrokenError, Sealer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

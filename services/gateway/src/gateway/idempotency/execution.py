@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from common.errors import ClientGone, UpstreamFailed
+from gateway.caching.sealing import SealBrokenError
 from gateway.errors import StoreUnavailableError
 from gateway.idempotency.errors import AnswerNotKept, IdempotencyKeyReused
 from gateway.idempotency.recording import Recorded
 from gateway.idempotency.run import Follower, Run
-from gateway.sealing import SealBrokenError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.settings import revealed
+from gateway.caching.sealing import Sealer
 from gateway.idempotency.keyed_requests import KeyedRequests
 from gateway.idempotency.records import Keeping, Records
-from gateway.sealing import Sealer
 
 if TYPE_CHECKING:
     import contextlib

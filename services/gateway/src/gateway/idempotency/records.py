@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
     from redis.commands.core import AsyncScript
 
-    from gateway.sealing import Sealer
+    from gateway.caching.sealing import Sealer
 
 PREFIX = "v1:{idempotency}:"
 STORE_REST_S = 1

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from gateway.authentication import Caller
-    from gateway.keys import Limits
+    from gateway.access.authentication import Caller
+    from gateway.access.keys import Limits
 
 MINUTE_US = 60_000_000
 """A bucket holds a minute's worth: so much may come at once, and the rest at the rate."""

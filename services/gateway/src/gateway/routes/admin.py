@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from common.errors import NotFound
-from gateway import key_store
+from gateway.access import key_store
+from gateway.access.keys import digest_of, generate_key
+from gateway.access.records import KeyRecord, record_for
 from gateway.admin_requests import KeyChange, KeyRequest, RotationRequest, TenantName
 from gateway.dependencies import Administrator, JsonBody, acceptable_content, administrator, state_of
 from gateway.errors import AlreadyDeclared
-from gateway.keys import digest_of, generate_key
-from gateway.records import KeyRecord, record_for
 from gateway.requests import check
 from gateway.routes.describe import ERRORS, json_body
 

@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse
 
 from common.errors import InvalidRequest, Unavailable
 from common.identity import HopIdentity
+from gateway.caching.fingerprint import model_digits
 from gateway.dependencies import JsonBody, acceptable_content, administrator, state_of
-from gateway.fingerprint import model_digits
 from gateway.requests import CachePurge, check
 from gateway.routes.describe import ERRORS, json_body
 

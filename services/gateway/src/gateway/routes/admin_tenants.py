@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from common.errors import NotFound
-from gateway import audit, key_store
+from gateway.access import audit, key_store
 from gateway.admin_requests import TenantRequest
 from gateway.dependencies import Administrator, JsonBody, acceptable_content, administrator, state_of
 from gateway.errors import AlreadyDeclared

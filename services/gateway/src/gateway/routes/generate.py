@@ -9,13 +9,13 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from common.errors import UpstreamFailed
-from gateway.answer import Answer
+from gateway.answers.answer import Answer
 from gateway.call import CHAT, Call
 from gateway.dependencies import Calls, ModelBody, acceptable_content, authenticated, state_of
+from gateway.jobs.submissions import GENERATE, chat_of, prefers_async
 from gateway.requests import GenerateRequest, GenerateResponse
 from gateway.routes import jobs
 from gateway.routes.describe import ERRORS, json_body
-from gateway.submissions import GENERATE, chat_of, prefers_async
 
 router = APIRouter(
     tags=["generate"], dependencies=[Depends(acceptable_content), Depends(authenticated)], responses=ERRORS

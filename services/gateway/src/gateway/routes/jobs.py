@@ -26,10 +26,10 @@ from gateway.dependencies import (
 )
 from gateway.idempotency.errors import HEADER
 from gateway.idempotency.keyed_requests import key_in
-from gateway.jobs_client import CALL_S, OPERATOR, JobsClient, relayed
+from gateway.jobs.jobs_client import CALL_S, OPERATOR, JobsClient, relayed
+from gateway.jobs.submissions import JobRequest, judge, rendered
 from gateway.requests import check
 from gateway.routes.describe import ERRORS, json_body
-from gateway.submissions import JobRequest, judge, rendered
 
 router = APIRouter(
     prefix="/v1/jobs",

@@ -10,14 +10,14 @@ from fastapi import APIRouter, Depends, Path, Request
 from starlette.responses import Response
 
 from common.errors import UpstreamFailed
-from gateway.answer import OK, Answer
+from gateway.answers.answer import OK, Answer
 from gateway.call import CHAT, EMBEDDINGS, Call, ModelsCall
 from gateway.dependencies import Calls, ModelBody, acceptable_content, authenticated, state_of
 from gateway.governor import no_such_model
+from gateway.jobs.submissions import prefers_async
 from gateway.requests import ChatCompletionRequest, EmbeddingsRequest, check
 from gateway.routes import jobs
 from gateway.routes.describe import ERRORS, json_body
-from gateway.submissions import prefers_async
 
 router = APIRouter(
     prefix="/v1", tags=["openai"], dependencies=[Depends(acceptable_content), Depends(authenticated)], responses=ERRORS

@@ -1,7 +1,7 @@
 """What this process knows of keys and their tenants: from memory for 10 s, then from the store.
 
 While the store is away a record that it confirmed within the last 10 minutes stays good; what nobody knows is refused
-with 503, because nobody can tell. Other replicas' keys are known too: see `gateway.key_upkeep`.
+with 503, because nobody can tell. Other replicas' keys are known too: see `gateway.access.key_upkeep`.
 
 Records are remembered under the key's public id and hold no verdict: whoever shows a key is judged each time by the
 digest of the whole of it.
@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from common.errors import Unavailable
+from gateway.access.records import KeyRecord, TenantRecord, policy_of
 from gateway.errors import StoreUnavailableError
-from gateway.records import KeyRecord, TenantRecord, policy_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
-    from gateway.keys import Policy
+    from gateway.access.keys import Policy
     from gateway.store_breaker import StoreBreaker
 
 FRESH_S = 10

@@ -12,7 +12,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from common.identity import Priority  # noqa: TC001  # pydantic reads it at run time
-from gateway.keys import NO_LIMITS, ApiKey, CachePolicy, Limits, Policy, digest_of
+from gateway.access.keys import NO_LIMITS, ApiKey, CachePolicy, Limits, Policy, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

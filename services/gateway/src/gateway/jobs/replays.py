@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from common.errors import Unauthenticated
-from gateway.authentication import Caller, bearer
+from gateway.access.authentication import Caller, bearer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from common.identity import HopVerifier
-    from gateway.key_directory import Known
+    from gateway.access.key_directory import Known
 
 _JWT = "ey"
 """What every JWT begins with (a JSON object in base64), and no API key."""

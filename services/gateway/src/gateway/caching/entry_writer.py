@@ -14,7 +14,7 @@ from opentelemetry import context as otel_context
 
 from common import framing, wire
 from common.background import end
-from gateway.cache_client import MOST_AT_ONCE
+from gateway.caching.cache_client import MOST_AT_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
 
     from common.identity import HopIdentity
-    from gateway.cache_client import CacheClient
-    from gateway.sealing import Sealer
+    from gateway.caching.cache_client import CacheClient
+    from gateway.caching.sealing import Sealer
 
 logger = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.errors import Unauthenticated
-from gateway.key_directory import STALE_S
-from gateway.keys import NO_LIMITS, ApiKey, Policy, digest_of
-from gateway.records import NOBODY
+from gateway.access.key_directory import STALE_S
+from gateway.access.keys import NO_LIMITS, ApiKey, Policy, digest_of
+from gateway.access.records import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from gateway.failed_logins import FailedLogins
-    from gateway.key_directory import KeyDirectory, Known
+    from gateway.access.failed_logins import FailedLogins
+    from gateway.access.key_directory import KeyDirectory, Known
 
 RECHECK_S = 1
 """A key that does not fit the record is held against a newer one if that is older than this: it may just have been

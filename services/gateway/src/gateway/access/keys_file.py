@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from gateway.records import KeyRecord, TenantRecord
+    from gateway.access.records import KeyRecord, TenantRecord
 
 logger = logging.getLogger(__name__)
 

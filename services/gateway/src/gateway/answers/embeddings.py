@@ -13,16 +13,16 @@ import orjson
 
 from common import wire
 from common.errors import UpstreamFailed
-from gateway.chat_work import fetch
+from gateway.answers.chat_work import fetch
 from gateway.coalescing.flight import Failure, Flight
 from gateway.strict_json import render
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gateway.caching.entry_writer import EntryWriter
+    from gateway.caching.hot_entries import Hit
     from gateway.call import Call
-    from gateway.entry_writer import EntryWriter
-    from gateway.hot_entries import Hit
     from gateway.inference_client import InferenceClient
 
 ITEM = b"e"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from gateway.key_names import AUDIT
+from gateway.access.key_names import AUDIT
 from gateway.store_errors import store_errors
 
 if TYPE_CHECKING:

@@ -15,17 +15,17 @@ from common.deadline import Patience
 from common.errors import DeadlineExceeded, ServiceError, Unavailable, UpstreamFailed
 from common.event_stream import AlreadyToldError, EventStream, watched
 from gateway import tracing
-from gateway.answer import OK, Answer, headers_of, passed_on
-from gateway.cache_client import MOST_AT_ONCE
-from gateway.cache_control import NotCached, Plan, plan_of
+from gateway.answers.answer import OK, Answer, headers_of, passed_on
+from gateway.answers.chat_shapes import NotAChatAnswerError, completion_of, events_of, without_usage
+from gateway.answers.chat_work import ChatWork, read_whole
+from gateway.answers.embeddings import ITEM, EmbeddingsWork, body_of, items_of
+from gateway.caching.cache_client import MOST_AT_ONCE
+from gateway.caching.cache_control import NotCached, Plan, plan_of
+from gateway.caching.fingerprint import fingerprint
+from gateway.caching.hot_entries import Hit
+from gateway.caching.kept_chat import REPLAY, as_events, as_whole, includes_usage, replay
 from gateway.call import EMBEDDINGS
-from gateway.chat_shapes import NotAChatAnswerError, completion_of, events_of, without_usage
-from gateway.chat_work import ChatWork, read_whole
 from gateway.coalescing.flight import Failure, Flight, FlightFailedError, FlightLostError
-from gateway.embeddings import ITEM, EmbeddingsWork, body_of, items_of
-from gateway.fingerprint import fingerprint
-from gateway.hot_entries import Hit
-from gateway.kept_chat import REPLAY, as_events, as_whole, includes_usage, replay
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from starlette.responses import Response
     from starlette.types import Receive
 
-    from gateway.cache_client import CacheClient
+    from gateway.caching.cache_client import CacheClient
+    from gateway.caching.entry_writer import EntryWriter
+    from gateway.caching.hot_entries import HotEntries
     from gateway.call import Call, ModelsCall
     from gateway.coalescing.flights import Flights, Work
-    from gateway.entry_writer import EntryWriter
-    from gateway.hot_entries import HotEntries
     from gateway.inference_client import InferenceClient
 
 T = TypeVar("T")

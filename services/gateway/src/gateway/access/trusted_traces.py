@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gateway.replays import is_hop_token, is_workers
+from gateway.jobs.replays import is_hop_token, is_workers
 
 if TYPE_CHECKING:
     from common.identity import HopVerifier
-    from gateway.authentication import Authenticator
+    from gateway.access.authentication import Authenticator
 
 
 @dataclass(slots=True)

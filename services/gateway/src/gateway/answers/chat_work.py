@@ -12,22 +12,22 @@ from common import sse, usage, wire
 from common.errors import DeadlineExceeded, UpstreamFailed
 from common.event_stream import relay_chat
 from common.watchdog import Watchdog
-from gateway.answer import OK, of_upstream, passed_on
+from gateway.answers.answer import OK, of_upstream, passed_on
+from gateway.answers.chat_shapes import NotAChatAnswerError
+from gateway.answers.metering import Meter
+from gateway.caching.kept_chat import kept_stream, kept_whole
 from gateway.call import CHAT
-from gateway.chat_shapes import NotAChatAnswerError
 from gateway.coalescing.flight import Failure, Head
 from gateway.errors import InferenceUnreachable
-from gateway.kept_chat import kept_stream, kept_whole
-from gateway.metering import Meter
 from gateway.strict_json import render
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from gateway.caching.entry_writer import EntryWriter
+    from gateway.caching.hot_entries import HotEntries
     from gateway.call import Call
     from gateway.coalescing.flight import Flight
-    from gateway.entry_writer import EntryWriter
-    from gateway.hot_entries import HotEntries
     from gateway.inference_client import InferenceClient
 
 _TOO_MANY_REQUESTS = 429

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.spans import UNTRACED, StoreSpans
-from gateway import key_store
-from gateway.key_directory import Known
+from gateway.access import key_store
+from gateway.access.key_directory import Known
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from redis.asyncio import Redis
 
-    from gateway.keys_file import DeclaredKeys
+    from gateway.access.keys_file import DeclaredKeys
 
 
 @dataclass(frozen=True, slots=True)

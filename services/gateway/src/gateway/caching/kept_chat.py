@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from common import sse
-from gateway.chat_shapes import NotAChatAnswerError, chunks_of, completion_of, events_of, split, without_usage
+from gateway.answers.chat_shapes import NotAChatAnswerError, chunks_of, completion_of, events_of, split, without_usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

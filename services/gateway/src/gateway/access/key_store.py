@@ -1,4 +1,4 @@
-"""Records of keys and tenants in the *state* store. Whoever changes one says who it is: see `gateway.audit`.
+"""Records of keys and tenants in the *state* store. Whoever changes one says who it is: see `gateway.access.audit`.
 
 Every function raises `StoreUnavailableError` when the store does not answer in its time.
 """
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.exceptions import WatchError
 
-from gateway import audit, key_names
+from gateway.access import audit, key_names
+from gateway.access.records import KeyRecord, TenantRecord
 from gateway.errors import AlreadyDeclared, StoreUnavailableError, TenantHasKeys
-from gateway.records import KeyRecord, TenantRecord
 from gateway.store_errors import store_errors
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
     from redis.asyncio.client import Pipeline
 
-    from gateway.audit import Actor
+    from gateway.access.audit import Actor
 
 logger = logging.getLogger(__name__)
 

@@ -13,16 +13,16 @@ import time
 from typing import TYPE_CHECKING
 
 from common.background import end
-from gateway import key_store
+from gateway.access import key_store
+from gateway.access.key_directory import REMEMBERED, STALE_S
 from gateway.errors import StoreUnavailableError
-from gateway.key_directory import REMEMBERED, STALE_S
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from redis.asyncio import Redis
 
-    from gateway.key_directory import KeyDirectory, Known
+    from gateway.access.key_directory import KeyDirectory, Known
     from gateway.store_breaker import StoreBreaker
 
 logger = logging.getLogger(__name__)

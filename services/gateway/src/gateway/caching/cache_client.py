@@ -13,17 +13,17 @@ import orjson
 
 from common import framing, wire
 from common.errors import InvalidRequest
-from gateway.hot_entries import Hit
+from gateway.caching.hot_entries import Hit
+from gateway.caching.sealing import SealBrokenError
 from gateway.lateness import answered_within
-from gateway.sealing import SealBrokenError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from common.identity import HopIdentity, HopSigner
-    from gateway.cache_breaker import CacheBreaker
-    from gateway.sealing import Sealer
+    from gateway.caching.cache_breaker import CacheBreaker
+    from gateway.caching.sealing import Sealer
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import orjson
 
 from common import sse
 from common.usage import Usage, take_comment
-from gateway.chat_shapes import split
+from gateway.answers.chat_shapes import split
 from gateway.limits.estimate import input_tokens
 
 if TYPE_CHECKING:

@@ -9,14 +9,14 @@ import httpx2
 from common.http_client import create_client
 from common.identity import HopSigner
 from common.settings import revealed
-from gateway.cache_breaker import CacheBreaker
-from gateway.cache_client import CacheClient
+from gateway.answers.completions import Completions
+from gateway.caching.cache_breaker import CacheBreaker
+from gateway.caching.cache_client import CacheClient
+from gateway.caching.entry_writer import EntryWriter
+from gateway.caching.hot_entries import HotEntries
+from gateway.caching.sealing import Sealer
 from gateway.coalescing.flight_client import FlightClient
 from gateway.coalescing.flights import Flights
-from gateway.completions import Completions
-from gateway.entry_writer import EntryWriter
-from gateway.hot_entries import HotEntries
-from gateway.sealing import Sealer
 
 if TYPE_CHECKING:
     import contextlib
