@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(times(300, 1_800))]
 
 ROOT = Path(__file__).parents[2]
 STREAM_S = times(1, 8)
-DRAIN_DELAY_S = times(3, 10)
+DRAIN_DELAY_S = times(2, 10)
 STARVED_SHARE = 0.1
 """Of the time that some process waited for a processor: more, and it is the machine that was late, not the platform."""
 

@@ -33,7 +33,7 @@ TOGETHER = 6
 OPEN = 12
 SPARE = 6
 """Connections that are kept from before."""
-OPEN_S = 3
+OPEN_S = 2
 STREAM = f"[[sim tokens=30 itl_ms={OPEN_S * 1_000 // 30}]]"
 _LOOK_S = 0.1
 _QUIET_LOOKS = 3

@@ -99,7 +99,7 @@ def begin_stream(connection: http.client.HTTPConnection, directive: str) -> http
 def test_who_is_told_to_stop_serves_on_and_lets_each_client_go_with_its_answer(
     inference: Callable[..., Inference],
 ) -> None:
-    service = inference(drain_delay_s=5)
+    service = inference(drain_delay_s=3)
     with contextlib.closing(service.connect()) as kept:
         before = get(kept)
         assert (before.status, before.getheader("connection")) == (200, None)
@@ -116,11 +116,13 @@ def test_a_stream_that_outlives_the_delay_ends_whole_and_its_connection_is_not_c
     inference: Callable[..., Inference],
 ) -> None:
     service = inference(drain_delay_s=1.5)
-    with contextlib.closing(service.connect()) as kept:
+    with contextlib.closing(service.connect()) as kept, contextlib.closing(service.connect()) as prober:
         stream = begin_stream(kept, "tokens=20 itl_ms=200")
         assert stream.getheader("connection") is None
         service.terminate()
-        eventually(service.has_closed_its_listener)
+        # Who keeps asking whether it is ready is let go too: a prober holds up no stop.
+        eventually(lambda: get(prober, "/readyz").getheader("connection") == "close")
+        assert service.has_closed_its_listener()
         body = stream.read()
         assert body.endswith(b"data: [DONE]\n\n")
         assert body.count(b'"content"') >= 20

@@ -30,6 +30,8 @@ class ClusterService:
         self.url = ""
         self._is_ready: dict[str, bool] = {}
         """By member."""
+        self._leaving: dict[str, asyncio.TimerHandle] = {}
+        """Those who said that they are not ready, until the news have spread."""
         self._turns = itertools.count()
         self._relays: set[asyncio.Task[None]] = set()
 
@@ -59,8 +61,10 @@ class ClusterService:
         return [member for member, is_ready in self._is_ready.items() if is_ready]
 
     def pick(self) -> str:
-        """The ready member whose turn it is."""
+        """The ready member whose turn it is. Raises `httpx2.ConnectError` when nobody is."""
         ready = self.ready
+        if not ready:
+            raise httpx2.ConnectError("nobody is ready")
         return ready[next(self._turns) % len(ready)]
 
     async def _probe_forever(self) -> None:
@@ -76,12 +80,21 @@ class ClusterService:
                 is_ready = answer.status_code == httpx2.codes.OK
             except httpx2.NetworkError:
                 is_ready = False
-            delay_s = 0 if is_ready else SPREAD_S
-            asyncio.get_running_loop().call_later(delay_s, self._note, member, is_ready)
+            self._note(member, is_ready=is_ready)
 
-    def _note(self, member: str, is_ready: bool) -> None:
+    def _note(self, member: str, *, is_ready: bool) -> None:
+        if member not in self._is_ready:
+            return
+        if is_ready:
+            self._is_ready[member] = True
+            if member in self._leaving:
+                self._leaving.pop(member).cancel()
+        elif member not in self._leaving:
+            self._leaving[member] = asyncio.get_running_loop().call_later(SPREAD_S, self._leave, member)
+
+    def _leave(self, member: str) -> None:
         if member in self._is_ready:
-            self._is_ready[member] = is_ready
+            self._is_ready[member] = False
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -94,7 +107,7 @@ class ClusterService:
             there, here = (asyncio.create_task(_pump(*way)) for way in ((reader, back), (answers, writer)))
             await asyncio.wait({there, here}, return_when=asyncio.FIRST_COMPLETED)
             await end(there, here)
-        except (OSError, ZeroDivisionError):  # nobody is ready, or the one whose turn it is has gone
+        except (OSError, httpx2.ConnectError):  # nobody is ready, or the one whose turn it is has gone
             pass
         finally:
             self._relays.discard(task)

@@ -109,9 +109,9 @@ class Edge:
     async def _stream(self, number: int, tally: Tally) -> None:
         tally.streams += 1
         asked = chat(f"{number} [[sim tokens=20 itl_ms={round(self._stream_s * 50)}]]", stream=True)
-        url = f"{self._gateways.pick()}/v1/chat/completions"
         received = b""
         try:
+            url = f"{self._gateways.pick()}/v1/chat/completions"
             async with self._client.stream("POST", url, json=asked) as answer:
                 async for chunk in answer.aiter_raw():
                     received += chunk

@@ -105,6 +105,8 @@ class HttpGuard(HttpToolsProtocol):
         self._framing: list[bytes] = []
         self._address = ""
         self._began_at = 0.0
+        self._is_leaving = False
+        """The server stops: the next answer is the connection's last."""
         self._is_edge = self.door.is_edge
         self._is_behind_proxy = False
 
@@ -203,8 +205,8 @@ class HttpGuard(HttpToolsProtocol):
         self._stop_timer()
         self._check_head()
         super().on_headers_complete()
-        if self.parser.should_upgrade():
-            # The parser reads nothing after this request; the application answers as if no upgrade had been asked for.
+        if self.parser.should_upgrade() or self._is_leaving:
+            # The parser reads nothing after an upgrade; the application answers as if none had been asked for.
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
@@ -221,6 +223,7 @@ class HttpGuard(HttpToolsProtocol):
 
         uvicorn closes idle connections at once, and busy ones right behind an answer whose head said nothing of it.
         """
+        self._is_leaving = True
         if not self.door.linger_s or self.cycle is None:
             super().shutdown()
         elif self.timeout_keep_alive_task is not None:
