@@ -72,7 +72,7 @@ class Fleet:
         await self._is_known(started)
 
     def waited_s(self) -> dict[int, float]:
-        """By process that serves: how long it was ready to run and had no processor since its start. Empty but on Linux.
+        """By process that serves: how long it has been ready to run and had no processor. Empty but on Linux.
 
         Source: the kernel's documentation, scheduler/sched-stats, the second field.
         """
