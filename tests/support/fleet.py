@@ -72,13 +72,23 @@ class Fleet:
         await self._is_known(started)
 
     def waited_s(self) -> dict[int, float]:
-        """By process: how long it was ready to run and had no processor, since its start; empty but on Linux.
+        """By process that serves: how long it has been ready to run and had no processor. Empty but on Linux.
 
         Source: the kernel's documentation, scheduler/sched-stats, the second field.
         """
-        pids = [member.process.pid for members in self.members.values() for member in members] + [*self.pids.values()]
+        ready = [
+            member
+            for tier, members in self.members.items()
+            for member in members
+            if member.url in self.services[tier].ready
+        ]
+        pids = [member.process.pid for member in ready] + [*self.pids.values()]
         files = {pid: Path(f"/proc/{pid}/schedstat") for pid in pids}
-        return {pid: int(file.read_text().split()[1]) / 1e9 for pid, file in files.items() if file.exists()}
+        waited = {}
+        for pid, file in files.items():
+            with contextlib.suppress(OSError):  # it ended just now
+                waited[pid] = int(file.read_text().split()[1]) / 1e9
+        return waited
 
     def log_of(self, tier: str) -> str:
         return "".join(log.read_text()[-2_000:] for log in sorted(self._home.glob(f"{tier}-*.log")))
