@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 
 _W3C = TraceContextTextMapPropagator()
 _NOBODYS = otel_context.Context()
+_STABILITY = "OTEL_SEMCONV_STABILITY_OPT_IN"
+_LONGEST_PATH = 256
 _CALLERS_WORDS = (conventions.URL_QUERY, conventions.USER_AGENT)
 """Attributes that repeat what a caller sent: people put keys into queries. Contrib sets them; none can be taken out."""
 
 
 def instrument(app: FastAPI, provider: TracerProvider, *, is_ours: Callable[[str], bool]) -> None:
     """Give every request of `app` one span; it goes on with the trace of a caller whose `Authorization` `is_ours`."""
-    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http")  # read once, at the first instrumentation
+    _ask_for_stable_names()
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor  # noqa: PLC0415  # costs memory
 
     app.state.trusts_trace = is_ours
@@ -52,6 +54,12 @@ def instrument(app: FastAPI, provider: TracerProvider, *, is_ours: Callable[[str
     )
     build_traced = app.build_middleware_stack
     app.build_middleware_stack = lambda: PlainSend(build_traced())  # type: ignore[method-assign]  # as contrib does
+
+
+def _ask_for_stable_names() -> None:
+    """Read once, at the first instrumentation. The old names would repeat queries and user agents under other words."""
+    wanted = {name for name in os.environ.get(_STABILITY, "").split(",") if name and not name.startswith("http")}
+    os.environ[_STABILITY] = ",".join(sorted({*wanted, "http"}))
 
 
 class PlainSend:
@@ -92,6 +100,7 @@ def _enter(span: trace.Span, scope: dict[str, Any]) -> None:
     for name in _CALLERS_WORDS:
         if name in attributes:
             span.set_attribute(name, "")
+    span.set_attribute(conventions.URL_PATH, scope["path"][:_LONGEST_PATH])
     traceparent = next((str(value, "latin-1") for name, value in scope["headers"] if name == b"traceparent"), "")
     if traceparent and getattr(span, "parent", None) is None:
         caller = trace.get_current_span(_W3C.extract({"traceparent": traceparent}, _NOBODYS)).get_span_context()

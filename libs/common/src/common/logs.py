@@ -74,6 +74,8 @@ class Outbox(logging.Handler):
     def __init__(self, stream: TextIO, storms: Storms | None = None) -> None:
         super().__init__()
         self._storms = storms
+        self._counting = threading.Lock()
+        """Of storms. Not the handler's own lock: at exit `logging` holds that while it waits for the writer."""
         self._stream = stream
         self._lines: collections.deque[str] = collections.deque()
         self._dropped = 0
@@ -85,8 +87,10 @@ class Outbox(logging.Handler):
         self._writer.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._storms is not None and not self._storms.admits(record, time.monotonic()):
-            return
+        if self._storms is not None:
+            with self._counting:
+                if not self._storms.admits(record, time.monotonic()):
+                    return
         if len(self._lines) >= MAX_WAITING_LINES:
             self._dropped += 1
             return
@@ -135,9 +139,10 @@ class Outbox(logging.Handler):
     def _sum_up(self, now: float) -> None:
         if self._storms is None:
             return
-        with self.lock or contextlib.nullcontext():
-            for storm in self._storms.over(now):
-                self._say("log_lines_held_back", lines=storm.held_back, of=storm.event, by=storm.logger)
+        with self._counting:
+            over = list(self._storms.over(now))
+        for storm in over:
+            self._say("log_lines_held_back", lines=storm.held_back, of=storm.event, by=storm.logger)
 
     def _say(self, event: str, **fields: object) -> None:
         record = logging.LogRecord(__name__, logging.WARNING, "", 0, event, None, None)

@@ -99,8 +99,10 @@ class RequestScope:
             if not status:
                 await ServiceError("An internal error occurred.").response()(scope, receive, send_with_ids)
         finally:
-            await asyncio.shield(ending.aclose())
-            self._note(scope, status, time.perf_counter() - started)
+            try:
+                await asyncio.shield(ending.aclose())
+            finally:
+                self._note(scope, status, time.perf_counter() - started)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         if self._metrics is not None:

@@ -47,7 +47,7 @@ def shut_down(provider: TracerProvider | None, timeout_s: float) -> None:
 def note_error(code: str | None, *, is_broken: bool = False) -> None:
     """Say on the current span with which error of ours the request was answered; `is_broken`: after it had begun well.
 
-    A 5xx is marked as failed by `common.server_spans`; an answer that broke off has a status of 200.
+    A 5xx is marked as failed by whoever made the server span; an answer that broke off has a status of 200.
     """
     span = trace.get_current_span()
     if span.is_recording():
