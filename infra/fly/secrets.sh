@@ -5,7 +5,8 @@
 set -eu
 : "${STATE_URL:?}" "${LIMITS_URL:?}" "${CACHE_URL:?}" "${UPSTREAM_API_KEY:?}"
 
-if fly secrets list --app spillway-gateway | grep -q GATEWAY_KEY_PEPPER; then
+listed=$(fly secrets list --app spillway-gateway) # a list that fails ends this: it says nothing of what is there
+if echo "$listed" | grep -q GATEWAY_KEY_PEPPER; then
   echo "secrets: spillway-gateway has its secrets already" >&2
   exit 1
 fi

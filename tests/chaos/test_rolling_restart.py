@@ -107,8 +107,7 @@ def judge(rounds: list[Round]) -> None:
     print("\n".join(["", heads, *map(str, rounds)]))  # noqa: T201  # what the test is for
     judged = [one.tally for one in rounds if not one.says_nothing]
     assert [(tally.tier, tally.failures, tally.cut, tally.lost) for tally in judged if not tally.is_clean] == []
-    if {tally.tier for tally in judged} != set(TIERS):
-        pytest.skip("this machine was too busy with other work to tell")
+    assert {tally.tier for tally in judged} == set(TIERS), "three rounds of a tier failed, if on a busy machine"
     assert all(tally.requests for tally in judged)
     assert sum(tally.streams for tally in judged) > len(judged)
     assert sum(tally.jobs for tally in judged) > 0

@@ -277,11 +277,12 @@ async def test_a_follower_waits_no_longer_than_its_own_deadline(
     assert len(upstream_calls(stack, prompt)) == 1
 
 
+@pytest.mark.parametrize("hurry", [{"x-request-timeout-ms": "700"}, {"x-stainless-read-timeout": "0.7"}])
 async def test_a_leader_in_a_hurry_fails_alone_and_those_with_time_get_their_answer(
-    stack: Platform, gateways: list[Replica], callers: Crowd, prompt: str
+    stack: Platform, gateways: list[Replica], callers: Crowd, prompt: str, hurry: dict[str, str]
 ) -> None:
-    prompt += " [[sim ttft_ms=1200]]"
-    leading = asyncio.create_task(callers.ask(gateways[0].url, chat(prompt), headers={"x-request-timeout-ms": "700"}))
+    prompt += f" {hurry} [[sim ttft_ms=1200]]"
+    leading = asyncio.create_task(callers.ask(gateways[0].url, chat(prompt), headers=hurry))
     await asked(stack, prompt)
     patient = await asyncio.gather(*(callers.ask(gateways[n % 3].url, chat(prompt)) for n in range(9)))
     assert (await leading).status == 504

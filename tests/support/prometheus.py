@@ -128,8 +128,6 @@ def _configuration(pages: Mapping[str, str]) -> dict[str, Any]:
     configuration["rule_files"] = [str(COMMITTED / pattern) for pattern in configuration["rule_files"]]
     jobs = {job["job_name"]: job for job in configuration["scrape_configs"]}
     configuration["scrape_configs"] = [
-        {name: value for name, value in jobs[service].items() if name != "dns_sd_configs"}
-        | {"static_configs": [{"targets": [page]}]}
-        for service, page in pages.items()
+        jobs[service] | {"static_configs": [{"targets": [page]}]} for service, page in pages.items()
     ]
     return configuration

@@ -102,8 +102,13 @@ def test_the_alerts_fire_when_they_should(path: Path) -> None:
 
 def test_every_service_is_scraped_under_its_own_name_with_all_its_replicas() -> None:
     scraped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
-    found = {job["job_name"]: [(each["names"], each["port"]) for each in job["dns_sd_configs"]] for job in scraped}
-    assert found == {part: [([part], 9464)] for part in (*SERVICES, "traefik", "collector", "jaeger")}
+    found = {
+        job["job_name"]: [target for each in job["static_configs"] for target in each["targets"]] for job in scraped
+    }
+    assert found.keys() == {*SERVICES, "traefik", "collector", "jaeger"}
+    for name, targets in found.items():
+        replicas = sorted(host for host in compose() if host.removesuffix("-1").removesuffix("-2") == name)
+        assert sorted(targets) == [f"{host}:9464" for host in replicas]
 
 
 def test_grafana_knows_prometheus_and_jaeger_and_links_exemplars_to_traces() -> None:

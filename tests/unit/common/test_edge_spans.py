@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -10,6 +11,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
+from common.edge_spans import ask_for_stable_names
 from common.errors import Overloaded
 from common.health import Health
 from common.service import frame
@@ -107,3 +109,21 @@ async def test_health_has_no_spans() -> None:
     seen = Seen()
     await ask(seen, "/livez")
     assert seen.spans == []
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [("", "http"), ("gen_ai_latest_experimental", "gen_ai_latest_experimental,http"), ("http/dup", "http")],
+)
+def test_the_names_are_the_stable_ones_whatever_else_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, given: str, asked: str
+) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", given)
+    ask_for_stable_names()
+    assert os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] == asked
+
+
+async def test_a_long_path_is_cut() -> None:
+    seen = Seen()
+    await ask(seen, "/v1/things/" + "x" * 5_000)
+    assert len(str((seen.span.attributes or {})["url.path"])) == 256

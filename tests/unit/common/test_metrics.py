@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from common import metrics
+from common import metrics, telemetry
 from support.instruments import Instruments
 
 
@@ -92,7 +92,7 @@ def test_an_end_waits_for_the_last_export_no_longer_than_it_may() -> None:
             may_end.wait(10)
             has_ended.set()
 
-    metrics.shut_down(Stuck(shutdown_on_exit=False), 0.01)
+    telemetry.shut_down(Stuck(shutdown_on_exit=False), 0.01)
     assert not has_ended.is_set()
     may_end.set()
     assert has_ended.wait(10)

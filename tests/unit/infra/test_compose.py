@@ -185,9 +185,9 @@ def test_services_listen_where_others_ask_and_serve_metrics_on_one_port(loaded: 
 
 def test_prometheus_reaches_every_page_that_it_reads() -> None:
     scraped = yaml.safe_load((compose.FOLDER / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
-    asked = {f"{name}:{page['port']}" for job in scraped for page in job["dns_sd_configs"] for name in page["names"]}
-    assert asked == {f"{part_of(name)}:{METRICS_PORT}" for name in (*SETTINGS, "traefik", "collector", "jaeger")}
-    assert {target.split(":")[0] for target in asked} <= neighbours("prometheus")
+    asked = {target for job in scraped for page in job["static_configs"] for target in page["targets"]}
+    assert asked == {f"{name}:{METRICS_PORT}" for name in (*SETTINGS, "traefik", "collector", "jaeger")}
+    assert {part_of(target.split(":")[0]) for target in asked} <= neighbours("prometheus")
 
 
 def test_the_networks_are_the_arrows_of_the_architecture() -> None:

@@ -39,7 +39,7 @@ _CALLERS_WORDS = (conventions.URL_QUERY, conventions.USER_AGENT)
 
 def instrument(app: FastAPI, provider: TracerProvider, *, is_ours: Callable[[str], bool]) -> None:
     """Give every request of `app` one span; it goes on with the trace of a caller whose `Authorization` `is_ours`."""
-    _ask_for_stable_names()
+    ask_for_stable_names()
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor  # noqa: PLC0415  # costs memory
 
     app.state.trusts_trace = is_ours
@@ -56,7 +56,7 @@ def instrument(app: FastAPI, provider: TracerProvider, *, is_ours: Callable[[str
     app.build_middleware_stack = lambda: PlainSend(build_traced())  # type: ignore[method-assign]  # as contrib does
 
 
-def _ask_for_stable_names() -> None:
+def ask_for_stable_names() -> None:
     """Read once, at the first instrumentation. The old names would repeat queries and user agents under other words."""
     wanted = {name for name in os.environ.get(_STABILITY, "").split(",") if name and not name.startswith("http")}
     os.environ[_STABILITY] = ",".join(sorted({*wanted, "http"}))

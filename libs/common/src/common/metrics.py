@@ -11,7 +11,6 @@ what a domain counts in plain attributes is read there, at that moment (`reading
 from __future__ import annotations
 
 import os
-import threading
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.metrics import CallbackOptions, Histogram, Meter, NoOpMeter, Observation
@@ -128,11 +127,3 @@ def reading_each(
         return [Observation(value, dict(zip(names, key, strict=True))) for key, value in dict(counts()).items()]
 
     return read
-
-
-def shut_down(provider: MeterProvider | None, timeout_s: float) -> None:
-    """Send what was counted last, for at most `timeout_s`: a silent collector never holds up the end of a process."""
-    if provider is not None:
-        leaving = threading.Thread(target=provider.shutdown, daemon=True)
-        leaving.start()
-        leaving.join(timeout_s)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import uvicorn
 
-from common import logs, metrics
+from common import logs, metrics, telemetry
 from common.http_guard import Door, guarded
 from common.settings import BadSettingsError, SettingsT, load
 
@@ -92,7 +92,7 @@ def run(
     signal.signal(signal.SIGTERM, _leave)
     gc.collect()
     gc.freeze()  # what start-up made lives as long as the process: no collection need look at it again
-    _Server(config, provider, settings.flush_timeout_s).run(
+    _Server(config, provider, settings.flush_share_s).run(
         sockets=[listener, *(listener.dup() for _ in range(ACCEPTS_PER_TURN - 1))]
     )
     sys.exit(0)
@@ -101,14 +101,14 @@ def run(
 class _Server(uvicorn.Server):
     """Lets the last metrics leave when the application has ended. uvicorn ends the process by its signal after that."""
 
-    def __init__(self, config: uvicorn.Config, provider: MeterProvider | None, flush_timeout_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, provider: MeterProvider | None, flush_share_s: float) -> None:
         super().__init__(config)
         self._provider = provider
-        self._flush_timeout_s = flush_timeout_s
+        self._flush_share_s = flush_share_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        metrics.shut_down(self._provider, self._flush_timeout_s)
+        telemetry.shut_down(self._provider, self._flush_share_s)
 
 
 def _metered(name: str, settings: ServiceSettings) -> MeterProvider | None:

@@ -59,6 +59,11 @@ class ServiceSettings(BaseSettings):
     termination_grace_s: float = Field(default=60, ge=1, le=7200)
     """What the platform grants between SIGTERM and SIGKILL; the three above have to fit."""
 
+    @property
+    def flush_share_s(self) -> float:
+        """Spans leave first and metrics after them: each has half of the time."""
+        return self.flush_timeout_s / 2
+
     @model_validator(mode="after")
     def _stages_of_a_stop_nest(self) -> Self:
         stop_s = self.drain_delay_s + self.drain_timeout_s + self.flush_timeout_s

@@ -140,7 +140,7 @@ class ChatStream:
         if not _TELLING.search(events):
             return events
         kept = []
-        for event in _split(events):
+        for event in split(events):
             if not _TELLING.search(event) or self._is_shown(self._judge(event)):
                 kept.append(event)
             else:
@@ -151,7 +151,7 @@ class ChatStream:
         return not (self.hides_usage and chunk.get("choices") == [] and isinstance(chunk.get("usage"), dict))
 
     def _check_first(self, events: bytes) -> None:
-        for event in _split(events):
+        for event in split(events):
             payload = data_of(event)
             if payload is None:
                 if event.strip() and not event.lstrip().startswith(_FIELDS):
@@ -201,7 +201,7 @@ def event(payload: bytes) -> bytes:
     return b"data: " + payload + b"\n\n"
 
 
-def _split(events: bytes) -> list[bytes]:
+def split(events: bytes) -> list[bytes]:
     """The events, each with the blank line behind it."""
     if b"\r" in events:
         parts = _BOUNDARY.split(events)

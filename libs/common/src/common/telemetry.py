@@ -14,6 +14,7 @@ from opentelemetry import trace
 from common import conventions
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
 
 
@@ -36,8 +37,8 @@ def dropped_spans(provider: TracerProvider | None) -> int:
     return getattr(provider, "dropped", 0)
 
 
-def shut_down(provider: TracerProvider | None, timeout_s: float) -> None:
-    """Let the last spans leave, for at most `timeout_s`: a silent collector never holds up the end of a process."""
+def shut_down(provider: TracerProvider | MeterProvider | None, timeout_s: float) -> None:
+    """Let the last spans or metrics leave, for at most `timeout_s`: a silent collector holds up no process."""
     if provider is not None:
         leaving = threading.Thread(target=provider.shutdown, daemon=True)
         leaving.start()

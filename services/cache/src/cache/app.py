@@ -65,7 +65,7 @@ def create_app(
                 bells=bells,
                 inventory=stock,
             )
-        telemetry.shut_down(provider, settings.flush_timeout_s)
+        telemetry.shut_down(provider, settings.flush_share_s)
 
     routers = [lookups.router, entries.lean, entries.router, flights.router, inventory.router]
     return frame("cache", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)

@@ -102,7 +102,7 @@ def create_app(
             await stack.enter_async_context(watching(shedder, memory_gauge(settings.memory_limit_bytes)))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
-        telemetry.shut_down(provider, settings.flush_timeout_s)
+        telemetry.shut_down(provider, settings.flush_share_s)
 
     routers = [generate.router, openai.router, *(ADMIN if settings.admin_key is not None else ())]
     if settings.jobs_hop_secret is not None:

@@ -13,6 +13,7 @@ from gateway.reservation import Reservation
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from opentelemetry.context import Context
     from starlette.types import Message, Receive
 
     from common.deadline import Deadline
@@ -43,7 +44,9 @@ class Call:
     timings: Timings
     is_stream: bool = False
     is_hurried: bool = False
-    """The caller said by itself how long it waits: others may be more patient."""
+    """The caller waits less long than callers usually do: others are more patient."""
+    trace_context: Context | None = None
+    """Of its request: work that goes on in its name belongs to its trace, whoever began it."""
     choices: int = 1
     cache_control: frozenset[str] = frozenset()
     """Directives of the request's `Cache-Control` (RFC 9111), lower case."""

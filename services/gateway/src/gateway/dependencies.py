@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
 
 from fastapi import Depends, Request
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 from redis.asyncio import Redis
 from starlette.requests import ClientDisconnect
@@ -47,6 +48,9 @@ from gateway.strict_json import parse_object, render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+HURRIED = 0.9
+"""A caller who waits less than this share of the usual time is in a hurry."""
 
 
 class State(TypedDict):
@@ -199,7 +203,8 @@ class CallFactory:
             body=body,
             payload=render(dict(body)),
             deadline=self.deadline(is_stream=is_stream),
-            is_hurried=wire.TIMEOUT_MS in self.request.headers,
+            is_hurried=self._patience_s(is_stream=is_stream) < HURRIED * self._usual_patience_s(is_stream=is_stream),
+            trace_context=otel_context.get_current(),
             timings=scope_state["timings"],
             is_stream=is_stream,
             choices=choices,
@@ -219,10 +224,24 @@ class CallFactory:
         return HopIdentity(self.caller.tenant, self.caller.key_id, priority, captures_content=policy.capture_content)
 
     def deadline(self, *, is_stream: bool = False) -> Deadline:
-        settings = state_of(self.request)["settings"]
-        patience_s = _patience_s(self.request.headers, settings, is_stream=is_stream)
         # The caller waits since the request arrived, not since its body was read.
-        return Deadline(self.request.scope["state"]["arrived_at"] + patience_s)
+        return Deadline(self.request.scope["state"]["arrived_at"] + self._patience_s(is_stream=is_stream))
+
+    def _patience_s(self, *, is_stream: bool) -> float:
+        """How long the caller waits: our header, else the SDK's read timeout (of a stream: its gaps), else ours."""
+        headers = self.request.headers
+        if (given := headers.get(wire.TIMEOUT_MS)) is not None:
+            patience = positive_number(given, wire.TIMEOUT_MS) / 1000
+        elif not is_stream and (given := headers.get("x-stainless-read-timeout")) is not None:
+            patience = positive_number(given, "x-stainless-read-timeout")
+        else:
+            patience = self._usual_patience_s(is_stream=is_stream)
+        return min(patience, state_of(self.request)["settings"].max_timeout_s)
+
+    def _usual_patience_s(self, *, is_stream: bool) -> float:
+        settings = state_of(self.request)["settings"]
+        usual = settings.stream_timeout_s if is_stream else settings.request_timeout_s
+        return float(min(usual, settings.max_timeout_s))
 
 
 async def call_factory(request: Request, caller: AuthenticatedCaller) -> CallFactory:  # async: as above
@@ -242,14 +261,3 @@ def _priority(headers: Mapping[str, str], ceiling: Priority) -> Priority:
 
 def _directives(cache_control: str) -> frozenset[str]:
     return frozenset(part.strip().lower() for part in cache_control.split(",")) if cache_control else frozenset()
-
-
-def _patience_s(headers: Mapping[str, str], settings: Settings, *, is_stream: bool) -> float:
-    """How long the caller waits: our header, else the SDK's read timeout (of a stream: its gaps only), else ours."""
-    if (given := headers.get(wire.TIMEOUT_MS)) is not None:
-        patience = positive_number(given, wire.TIMEOUT_MS) / 1000
-    elif not is_stream and (given := headers.get("x-stainless-read-timeout")) is not None:
-        patience = positive_number(given, "x-stainless-read-timeout")
-    else:
-        patience = settings.stream_timeout_s if is_stream else settings.request_timeout_s
-    return min(patience, settings.max_timeout_s)

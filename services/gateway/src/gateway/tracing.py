@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
@@ -11,10 +12,25 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from common import conventions
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Iterator, MutableMapping
     from typing import Any
 
+    from opentelemetry.context import Context
+
 _W3C = TraceContextTextMapPropagator()
+
+
+@contextlib.contextmanager
+def within(context: Context | None) -> Iterator[None]:
+    """What happens in the body belongs to that trace."""
+    if context is None:
+        yield
+        return
+    token = otel_context.attach(context)
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
 
 
 def traceparent() -> str:

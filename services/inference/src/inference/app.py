@@ -73,7 +73,7 @@ def create_app(
                     ContentCapture(is_on=settings.capture_content, max_bytes=settings.capture_max_bytes),
                 ),
             )
-        telemetry.shut_down(provider, settings.flush_timeout_s)
+        telemetry.shut_down(provider, settings.flush_share_s)
 
     return frame(
         "inference",

@@ -89,7 +89,7 @@ class _Both(Captured):
     async def events(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         try:
             async for some in events:
-                for event in some.split(b"\n\n"):
+                for event in sse.split(some):
                     self._take(event)
                 yield some
         finally:

@@ -63,7 +63,7 @@ def create_app(
             await stack.enter_async_context(in_background(state["watch"].run()))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
-        telemetry.shut_down(provider, settings.flush_timeout_s)
+        telemetry.shut_down(provider, settings.flush_share_s)
 
     routers = [jobs.router, admin.router]
     return frame("jobs", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)

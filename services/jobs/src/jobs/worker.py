@@ -81,7 +81,7 @@ def create_app(
             await stack.enter_async_context(runner.running())
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield
-        telemetry.shut_down(provider, settings.flush_timeout_s)
+        telemetry.shut_down(provider, settings.flush_share_s)
 
     return frame("worker", lifespan=lifespan, health=health, routers=[], tracer_provider=provider, meter=meter)
 

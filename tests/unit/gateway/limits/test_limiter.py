@@ -95,7 +95,7 @@ async def test_a_store_that_is_away_leaves_each_process_its_share() -> None:
     assert [call.answer_headers["x-ratelimit-degraded"] for call in calls] == ["1"] * 3
     assert calls[0].answer_headers["x-ratelimit-limit-requests"] == "2"
     assert calls[0].decision.facts["limits"] == "local"
-    assert limiter.degraded == 3
+    assert limiter.outcomes["degraded", "", ""] == 2
 
 
 async def test_without_a_store_a_process_limits_alone_and_nothing_is_degraded() -> None:

@@ -157,7 +157,9 @@ class Flights:
             if lease:
                 await self._client.release(trip.work.name, lease, trip.identity, unless_followed=False)
             return
-        await self._lead(trip, lease, started)
+        trip.flight.leader = trip.flight.most_patient()
+        with tracing.within(trip.flight.leader.trace_context):
+            await self._lead(trip, trip.flight.leader, lease, started)
 
     async def _look(self, trip: _Trip) -> Found:
         if not trip.plan.looks or not trip.flight.waiting:
@@ -199,9 +201,8 @@ class Flights:
 
     # -- our own -----------------------------------------------------------------------------------------------------
 
-    async def _lead(self, trip: _Trip, lease: str, looked_since: float) -> None:
+    async def _lead(self, trip: _Trip, call: Call, lease: str, looked_since: float) -> None:
         flight = trip.flight
-        call = flight.leader = flight.most_patient()
         flight.traceparent = tracing.traceparent()
         if trip.plan.looks:
             call.timings.record("cache", looked_since)

@@ -58,8 +58,6 @@ class Limiter:
     clock: Callable[[], float] = time.monotonic
     store_time: Callable[[], int] = lambda: 0
     """Microseconds since 1970; 0: the store's own clock. For tests."""
-    degraded: int = 0
-    """Requests that this process decided alone because the store was away."""
     outcomes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     """What was decided, and which limit of which scope stood in the way: `admitted`, `refused`, `degraded` (admitted,
     by this process alone because the store was away), and beside one of these `shadow` for each limit that watches."""
@@ -85,7 +83,6 @@ class Limiter:
             with self.spans.operation("admit"):
                 admission.verdict = await self._decide(admission)
         except LimitsStoreAwayError:
-            self.degraded += 1
             outcome = "degraded"
             call.answer_headers[shown.DEGRADED] = "1"
             admission.verdict = self.local.admit(demand.claims, demand.cost)
