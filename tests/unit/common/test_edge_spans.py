@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from fastapi import APIRouter, Request
 from opentelemetry import trace
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 from common.edge_spans import ask_for_stable_names
@@ -127,3 +127,17 @@ async def test_a_long_path_is_cut() -> None:
     seen = Seen()
     await ask(seen, "/v1/things/" + "x" * 5_000)
     assert len(str((seen.span.attributes or {})["url.path"])) == 256
+
+
+async def test_a_share_is_that_share() -> None:
+    seen = Seen(ParentBased(TraceIdRatioBased(0.5)))
+    for _ in range(200):
+        await ask(seen)
+    assert 60 < len(seen.spans) < 140  # a second decision by another id would leave a quarter
+
+
+async def test_what_the_edge_does_not_sample_is_recorded_nowhere_whatever_its_caller_says() -> None:
+    seen = Seen(ParentBased(ALWAYS_OFF))
+    answer = await ask(seen, **SAMPLED)
+    assert answer.json() == answer.headers["x-trace-id"] != CALLER
+    assert seen.spans == []

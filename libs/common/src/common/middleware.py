@@ -7,7 +7,7 @@ import contextlib
 import logging
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from common import wire
@@ -19,6 +19,8 @@ from common.timings import HEADER as SERVER_TIMING
 from common.timings import Timings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from common.health import Health
@@ -65,9 +67,8 @@ class RequestScope:
         state["arrived_at"] = time.monotonic()
         state["log"] = {}
         plain_send = state.setdefault("send", send)  # for bodies, to which nothing is added
-        further: dict[str, str] = {}
-        state["headers"] = further
-        timings = state["timings"] = Timings()
+        state["headers"] = {}
+        state["timings"] = Timings()
         ending = state["ending"] = contextlib.AsyncExitStack()
         status = 0
         note_request(request_id)
@@ -77,15 +78,7 @@ class RequestScope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = state["status"] = message["status"]
-                headers = message["headers"] = list(message["headers"])
-                headers.append((b"x-request-id", request_id.encode()))
-                if current_trace:
-                    headers.append((b"x-trace-id", current_trace.encode()))
-                headers += [(name.encode(), value.encode("latin-1")) for name, value in further.items()]
-                if self._edge:
-                    headers.append((SERVER_TIMING.encode(), timings.header().encode()))
-                if self._health.draining:
-                    headers.append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *self._headers(state, current_trace)]
                 await send(message)
             else:
                 await plain_send(message)
@@ -103,6 +96,19 @@ class RequestScope:
                 await asyncio.shield(ending.aclose())
             finally:
                 self._note(scope, status, time.perf_counter() - started)
+
+    def _headers(self, state: dict[str, Any], current_trace: str) -> Iterator[tuple[bytes, bytes]]:
+        yield b"x-request-id", state["request_id"].encode()
+        if current_trace:
+            yield b"x-trace-id", current_trace.encode()
+        for name, value in state["headers"].items():
+            yield name.encode(), value.encode("latin-1")
+        if self._edge:
+            yield SERVER_TIMING.encode(), state["timings"].header().encode()
+        elif code := state["log"].get("code"):
+            yield wire.ERROR.encode(), str(code).encode("latin-1", "replace")
+        if self._health.draining:
+            yield b"connection", b"close"
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         if self._metrics is not None:

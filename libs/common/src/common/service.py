@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
-from common import edge_spans, errors, metrics, process_metrics, telemetry
+from common import errors, metrics, process_metrics, telemetry
 from common.http_metrics import ServerMetrics
 from common.middleware import RequestScope
 from common.overload.gate import Gate
@@ -68,6 +68,8 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     errors.install(app, refusals)
     app.add_middleware(RequestScope, health=health, edge=edge, metrics=of_requests)
     if tracer_provider is not None and edge:
+        from common import edge_spans  # noqa: PLC0415  # brings the SDK along
+
         edge_spans.instrument(app, tracer_provider, is_ours=is_ours)
     elif tracer_provider is not None:  # around all of it: the last that is added is the outermost
         app.add_middleware(ServerSpans, provider=tracer_provider)

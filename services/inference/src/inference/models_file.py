@@ -65,6 +65,8 @@ def read(content: bytes, file: str, secrets: NamedSecrets | None = None) -> Cata
         raise BadCatalogueError(
             file, [Problem(mark.line + 1 if mark else 1, None, error.problem or "bad YAML")]
         ) from None
+    except orjson.JSONEncodeError:
+        raise BadCatalogueError(file, [Problem(1, None, "a number of it is larger than 64 bits hold")]) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         if not isinstance(error, ValidationError):
             raise BadCatalogueError(file, [Problem(1, None, "it is no YAML in UTF-8")]) from None

@@ -206,7 +206,6 @@ class Lease:
         self.target.concurrency.release()
         self.target.outcomes[self._outcome_with(error)] += 1
         if self._outcome is None:
-            self.target.throttle.withdrawn()
             self.target.breaker.abandoned(is_probe=self.is_probe)
         elif error is not None and error.code not in _NO_FAULT_OF_THE_TARGET:
             self.target.note_break(error.own_code or error.type)

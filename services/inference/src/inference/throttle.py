@@ -1,6 +1,7 @@
 """Refuses here what a target would refuse there: its refusals cost it time too, and retries must not storm.
 
-p = (requests - ratio x accepts) / (requests + 1) over 120 s, and one probe a second goes through whatever p is.
+p = (requests - ratio x accepts) / (requests + 1) over 120 s, and one probe a second goes through whatever p is. A call
+counts once its outcome is known: a burst of first calls, all still under way, says nothing against their target.
 Source: https://sre.google/sre-book/handling-overload/ (client-side throttling).
 """
 
@@ -24,7 +25,7 @@ the time only (ADR 0011)."""
 
 
 class Throttle:
-    """Of one target. `admits` counts the request; then `accepted`, `refused`, or `withdrawn` (nobody knows)."""
+    """Of one target. What `admits` lets through is told `accepted` or `refused`, or nothing when nobody knows."""
 
     def __init__(self, ratio: float, *, clock: Callable[[], float], random: Callable[[], float]) -> None:
         self.refusals = 0
@@ -47,25 +48,24 @@ class Throttle:
     def admits(self) -> bool:
         now = self._clock()
         is_sent = self._random() >= self.chance or now - self._last_sent >= PROBE_EVERY_S
-        self._bucket()[1] += 1
         if is_sent:
             self._last_sent = now
         else:
+            self._bucket()[1] += 1
             self.refusals += 1
         return is_sent
 
     def accepted(self) -> None:
-        self._bucket()[2] += 1
+        bucket = self._bucket()
+        bucket[1] += 1
+        bucket[2] += 1
         self._accepted_running += 1
         if self._accepted_running >= HEALED_AFTER and self.chance > 0:
             self._buckets.clear()
 
     def refused(self) -> None:
+        self._bucket()[1] += 1
         self._accepted_running = 0
-
-    def withdrawn(self) -> None:
-        bucket = self._bucket()
-        bucket[1] = max(bucket[2], bucket[1] - 1)
 
     def _bucket(self) -> list[float]:
         now = self._clock()

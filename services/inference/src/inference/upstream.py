@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _RETRYABLE = frozenset({429, 502, 503, 504})
 _PASSED_ON = frozenset({400, 404, 408, 409, 413, 415, 422, 429, 503, 504})
 _LONGEST_TEXT = 1_000
+_SHORTEST_SECRET = 8
 REPORTED = "error_in_answer"
 """The reason of a failure that the upstream reported with status 200."""
 _Unused = openai.AsyncStream[Any]
@@ -120,7 +121,11 @@ class Upstream:
         )
 
     def _redacted(self, text: object) -> str | None:
-        return text.replace(self._api_key, "[redacted]")[:_LONGEST_TEXT] if isinstance(text, str) else None
+        if not isinstance(text, str):
+            return None
+        # A word such as `none` is what one gives an upstream that asks for no key: no secret, but a part of sentences.
+        shown = text.replace(self._api_key, "[redacted]") if len(self._api_key) >= _SHORTEST_SECRET else text
+        return shown[:_LONGEST_TEXT]
 
 
 def _address_of(base_url: str) -> tuple[str, int]:

@@ -122,6 +122,8 @@ async def _fetch_whole(
     if response.status_code == _TOO_MANY_REQUESTS and wire.DECISION not in response.headers:
         body = of_upstream(body)
     if response.status_code != OK:
+        if code := response.headers.get(wire.ERROR):
+            headers[wire.ERROR] = code
         return Failure(response.status_code, body, headers)
     meter.body(body)
     flight.take_off(Head(is_stream=False, headers=headers))

@@ -14,6 +14,7 @@ from common import sse, wire
 from common.deadline import Patience
 from common.errors import DeadlineExceeded, ServiceError, Unavailable, UpstreamFailed
 from common.event_stream import AlreadyToldError, EventStream, watched
+from common.telemetry import note_error
 from gateway import tracing
 from gateway.answers.answer import OK, Answer, headers_of, passed_on
 from gateway.answers.chat_shapes import NotAChatAnswerError, completion_of, events_of, without_usage
@@ -194,6 +195,8 @@ class Completions:
                 raise
 
     async def _only_cached(self, call: Call, plan: Plan, work: Work, read: Callable[[Flight], Awaitable[T]]) -> T:
+        if not plan.looks:
+            raise self._not_cached(call)
         started = time.perf_counter()
         found = await self.cache.look_up(
             work.name, identity=call.identity, request_id=call.request_id, joins=False, max_age_s=plan.max_age_s
@@ -270,7 +273,12 @@ class Completions:
         return self._headers_of(call, "coalesced", headers | NO_ATTEMPTS)
 
     def _failed(self, call: Call, plan: Plan, flight: Flight, failure: Failure) -> Answer:
-        headers = self._flight_headers(call, plan, flight, dict(failure.headers))
+        told = dict(failure.headers)
+        if code := told.pop(wire.ERROR, ""):
+            call.log["code"] = code
+            call.decision.note("outcome", code)
+            note_error(code)
+        headers = self._flight_headers(call, plan, flight, told)
         return Answer(failure.status, failure.body, headers)
 
 

@@ -56,11 +56,12 @@ def plan_of(call: Call) -> Plan:
         return _bypass("policy-deterministic")
     if not call.cache_control:
         return _PLAIN
+    only_if_cached = "only-if-cached" in call.cache_control  # beside one of the next two it asks for the impossible
     if "no-store" in call.cache_control:
-        return _bypass("no-store")
+        return replace(_bypass("no-store"), only_if_cached=only_if_cached)
     if "no-cache" in call.cache_control:
-        return Plan(looks=False, why="no-cache")
-    return Plan(max_age_s=_max_age_s(call.cache_control), only_if_cached="only-if-cached" in call.cache_control)
+        return Plan(looks=False, why="no-cache", only_if_cached=only_if_cached)
+    return Plan(max_age_s=_max_age_s(call.cache_control), only_if_cached=only_if_cached)
 
 
 def is_deterministic(endpoint: str, body: Mapping[str, Any]) -> bool:
