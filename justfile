@@ -87,10 +87,11 @@ default:
 @audit *args: setup
     {{ local_stack }}; exec '{{ python }}' -m gateway.cli audit "$@"
 
-# Everything CI runs: check, then every test that is no part of it
+# Everything CI runs: check and every test; arguments are for pytest instead
 [group('quality')]
-test *args: check
-    '{{ bin }}/pytest' --ignore=tests/unit/infra/k8s/test_sources.py --ignore=tests/unit/infra/k8s/test_rendered.py "$@"
+test *args: setup
+    [ $# -eq 0 ] || exec '{{ bin }}/pytest' "$@"; \
+    sh tests/all.sh "'{{ just_executable() }}' --justfile '{{ justfile() }}' check" '{{ bin }}/pytest'
 
 # Lint, types, boundaries, lock, manifests, advisories: no test
 [group('quality')]

@@ -95,18 +95,18 @@ def test_health_is_no_traffic() -> None:
     assert instruments.points(DURATION) == []
 
 
-def test_a_thousand_made_up_paths_and_methods_are_two_series() -> None:
+def test_hundreds_of_made_up_paths_and_methods_are_two_series() -> None:
     instruments = Instruments()
     with serve(instruments) as client:
-        for number in range(1000):
+        for number in range(300):
             client.get(f"/made-up-{number}")
             client.request(f"MADEUP{number}", f"/made-up-{number}")
             client.get(f"/things/made-up-{number}")
 
     assert instruments.values(DURATION, *ATTRIBUTES) == {
-        ("GET", None, 404, None): 1000,
-        ("_OTHER", None, 404, None): 1000,
-        ("GET", "/things/{name}", 200, None): 1000,
+        ("GET", None, 404, None): 300,
+        ("_OTHER", None, 404, None): 300,
+        ("GET", "/things/{name}", 200, None): 300,
     }
 
 
