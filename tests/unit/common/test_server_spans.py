@@ -154,3 +154,16 @@ async def test_outside_of_a_sampled_trace_a_call_is_no_span_but_passes_the_trace
     assert request.headers["traceparent"].endswith(("-00", "-02"))
     assert "traceparent" not in (await call(seen, lambda _: httpx2.Response(200), traced=False)).headers
     assert seen.spans == []
+
+
+async def test_a_call_that_outlives_its_request_still_belongs_to_its_trace() -> None:
+    seen = Seen()
+    client = httpx2.AsyncClient(
+        transport=ClientSpans(httpx2.MockTransport(lambda _: httpx2.Response(200)), seen.provider)
+    )
+    request = seen.provider.get_tracer("test").start_span("request")
+    request.end()
+    async with client:
+        with trace.use_span(request):
+            await client.put("http://next:81/v1/entries")
+    assert [span.name for span in seen.spans] == ["request", "PUT"]

@@ -15,6 +15,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from common import conventions
+from common.telemetry import is_sampled
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -33,7 +34,7 @@ class ClientSpans(httpx2.AsyncBaseTransport):
         self._tracer = provider.get_tracer("spillway")
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if not trace.get_current_span().is_recording():
+        if not is_sampled():
             _W3C.inject(request.headers)
             return await self._transport.handle_async_request(request)
         span = self._tracer.start_span(request.method, kind=SpanKind.CLIENT, attributes=_attributes(request))

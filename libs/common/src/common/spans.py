@@ -7,10 +7,10 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from common import conventions, metrics
+from common.telemetry import is_sampled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ class Spans:
         self, name: str, kind: SpanKind = SpanKind.INTERNAL, attributes: Mapping[str, str] | None = None
     ) -> AbstractContextManager[None]:
         """A span as long as the body takes. What fails there is an error by the name of its exception."""
-        if self._tracer is None or not trace.get_current_span().is_recording():
+        if self._tracer is None or not is_sampled():
             return _NOTHING
         return _around(self._tracer, name, kind, attributes)
 
@@ -61,7 +61,7 @@ class StoreSpans(Spans):
         return span if self._durations is None else _Measured(self._durations, name, span)
 
     def _traced(self, name: str) -> AbstractContextManager[None]:
-        if self._tracer is None or not trace.get_current_span().is_recording():  # before anything is put together
+        if self._tracer is None or not is_sampled():  # before anything is put together
             return _NOTHING
         attributes = {conventions.DB_SYSTEM: "redis", conventions.DB_OPERATION: name, conventions.STORE: self._store}
         named = conventions.STORE_OPERATION.format(operation=name, store=self._store)

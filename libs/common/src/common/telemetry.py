@@ -65,6 +65,11 @@ def note_request(request_id: str) -> None:
         span.set_attribute(conventions.REQUEST_ID, request_id)
 
 
+def is_sampled() -> bool:
+    """Whether what is done now belongs to a recorded trace. Its span may be over: work may outlive its request."""
+    return trace.get_current_span().get_span_context().trace_flags.sampled
+
+
 def trace_id() -> str | None:
     """The current trace's id in hex, or None when tracing is off."""
     context = trace.get_current_span().get_span_context()
