@@ -40,6 +40,7 @@ OPERATIONS = {
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 EXAMPLES = int(os.environ.get("SCHEMA_EXAMPLES", "12"))
 LARGEST_REFUSAL = 1024
+ASKED_AGAIN = 3
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,10 @@ def test_whatever_is_made_up_from_the_contract_is_answered_within_it(
     @hypothesis.given(operation.as_strategy(generation_mode=mode))
     def answered(case: schemathesis.Case[Any]) -> None:
         headers = {"authorization": f"Bearer {key}"}
-        answer = case.call(base_url=fuzzed.gateway, headers=headers, timeout=BOUND_S)
+        for _ in range(ASKED_AGAIN):  # a busy machine's store may miss its 200 ms; one that is away stays away
+            answer = case.call(base_url=fuzzed.gateway, headers=headers, timeout=BOUND_S)
+            if answer.status_code != 503:
+                break
         case.validate_response(answer, checks=CHECKS)
         if answer.status_code >= 400:
             assert len(answer.content) <= LARGEST_REFUSAL
