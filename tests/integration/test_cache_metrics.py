@@ -12,7 +12,7 @@ from cache.entries import Entries
 from cache.flights import Flights
 from cache.inventory import Inventory
 from cache.metrics import Metrics
-from cache.store_figures import StoreFigures
+from common.figures import Figures
 from common.stores import connect
 from support.instruments import Instruments
 from support.platform import BOUND_S, chat, eventually
@@ -52,7 +52,7 @@ async def becomes(look: Callable[[], bool]) -> None:
 async def test_what_was_found_is_counted_for_each_entry_that_was_looked_for(store: Redis) -> None:
     instruments, entries = Instruments(), Entries(store)
     flights = Flights(store, entries)
-    Metrics(instruments.meter, entries, flights, StoreFigures(Inventory(store).figures))
+    Metrics(instruments.meter, entries, flights, Figures(Inventory(store).figures))
     assert (await flights.look_up("t", FINGERPRINT)).word == "none"
     leader = uuid4().hex
     assert (await flights.look_up("t", FINGERPRINT, own_id=leader)).word == "lead"
@@ -67,7 +67,7 @@ async def test_a_store_that_lets_entries_go_is_seen_to_and_one_that_is_frozen_sa
     small: Valkey, store: Redis
 ) -> None:
     instruments, entries, stock = Instruments(), Entries(store), Inventory(store)
-    figures = StoreFigures(stock.figures, interval_s=OFTEN_S)
+    figures = Figures(stock.figures, interval_s=OFTEN_S)
     Metrics(instruments.meter, entries, Flights(store, entries), figures)
     names = ("spillway.cache.entries", "spillway.cache.evictions", "spillway.cache.memory.usage")
     assert [instruments.points(name) for name in names] == [[], [], []]  # it has not been asked yet
@@ -97,8 +97,8 @@ async def test_a_scrape_never_asks_the_store(store: Redis) -> None:
         nonlocal asked
         asked += 1
 
-    figures = StoreFigures(look)  # type: ignore[arg-type]  # it is never to be called
-    Metrics(instruments.meter, entries, Flights(store, entries), figures)
+    figures = Figures(look)
+    Metrics(instruments.meter, entries, Flights(store, entries), figures)  # type: ignore[arg-type]  # it is never to look
     instruments.series()
     assert asked == 0
 

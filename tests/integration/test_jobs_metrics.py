@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from common.figures import Figures
 from jobs.metrics import Metrics
-from jobs.queue_figures import QueueFigures
 from jobs.store import JobStore
 from support.instruments import Instruments
 from support.job_queue import HOUR, LEASE, JobQueue
@@ -49,7 +49,7 @@ async def measured(state_store: Valkey) -> AsyncIterator[tuple[JobQueue, Instrum
     instruments = Instruments()
     metrics = Metrics(instruments.meter)
     queue = JobQueue(state_store.url, note_end=metrics.ended)
-    metrics.observe_api(queue.transitions, QueueFigures(store_of(queue).figures))
+    metrics.observe_api(queue.transitions, Figures(store_of(queue).figures))
     yield queue, instruments
     await queue.close()
 
@@ -109,7 +109,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
 
 async def test_a_store_that_is_frozen_leaves_no_figures_and_a_scrape_does_not_wait_for_it(own: Valkey) -> None:
     queue, instruments = JobQueue(own.url), Instruments()
-    figures = QueueFigures(JobStore(queue.redis, max_bytes=10**9).figures, interval_s=OFTEN_S)
+    figures = Figures(JobStore(queue.redis, max_bytes=10**9).figures, interval_s=OFTEN_S)
     Metrics(instruments.meter).observe_api(queue.transitions, figures)
     async with figures.watching():
         await becomes(lambda: all(instruments.points(name) for name in FIGURES))

@@ -1,9 +1,13 @@
-"""Ends background tasks for good."""
+"""Background tasks: beside a body, and ended for good."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
 
 AGAIN_S = 0.2
 
@@ -19,3 +23,13 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
             task.cancel()
         await asyncio.wait(pending, timeout=AGAIN_S)
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run `work`, which ends by itself never, beside the body."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        await end(task)

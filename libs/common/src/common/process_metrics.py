@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import resource
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.background import end
+from common.background import running
 from common.metrics import reading, reading_each
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
 
     from opentelemetry.metrics import Meter
 
@@ -45,14 +45,9 @@ class LoopLag:
     def worst_s(self) -> float:
         return max(self._worst_s, self._worst_before_s)
 
-    @contextlib.asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
+    def watched(self) -> AbstractAsyncContextManager[None]:
         """Within a lifespan: look ten times a second."""
-        watch = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            await end(watch)
+        return running(self._watch())
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()

@@ -15,8 +15,8 @@ from cache.inventory import Inventory
 from cache.metrics import Metrics
 from cache.routes import entries, flights, inventory, lookups
 from cache.settings import Settings
-from cache.store_figures import StoreFigures
 from common import telemetry
+from common.figures import Figures
 from common.health import Health
 from common.identity import HopVerifier
 from common.server import draining
@@ -54,7 +54,7 @@ def create_app(
             spans = StoreSpans("cache", provider, meter)
             kept, stock = Entries(store, spans=spans), Inventory(store, spans=spans)
             leads = Flights(store, kept, spans=spans)
-            figures = StoreFigures(stock.figures)
+            figures = Figures(stock.figures)
             await stack.enter_async_context(figures.watching())
             Metrics(meter or NoOpMeter("cache"), kept, leads, figures)
             yield State(

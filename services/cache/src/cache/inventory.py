@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from cache import names
 from cache.errors import store_errors
-from cache.store_figures import Figures
 from common.spans import UNTRACED, StoreSpans
 
 if TYPE_CHECKING:
@@ -26,6 +25,16 @@ KEYS_A_STEP = 500
 COUNTERS = ("hits", "misses", "follows", "stored")
 MOST_TENANTS = 10_000
 _STORED_AT = struct.Struct(">d")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreState:
+    keys: int
+    """Entries, and with them the few keys of flights and statistics."""
+    used_bytes: int
+    max_bytes: int
+    evicted_keys: int
+    """Since the store began."""
 
 
 class Purged(TypedDict):
@@ -50,11 +59,11 @@ class Inventory:
         self._wall_clock = wall_clock
         self._clock = clock
 
-    async def figures(self) -> Figures:
+    async def figures(self) -> StoreState:
         with store_errors(), self._spans.in_background("figures"):
             info: dict[str, Any] = await self._store.info()
             keys = await self._store.dbsize()
-        return Figures(
+        return StoreState(
             keys=keys,
             used_bytes=info.get("used_memory", 0),
             max_bytes=info.get("maxmemory", 0),

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
     from cache.entries import Entries
     from cache.flights import Flights
-    from cache.store_figures import Figures, StoreFigures
+    from cache.inventory import StoreState
+    from common.figures import Figures
 
 
 class Metrics:
-    def __init__(self, meter: Meter, entries: Entries, flights: Flights, store: StoreFigures) -> None:
+    def __init__(self, meter: Meter, entries: Entries, flights: Flights, store: Figures[StoreState]) -> None:
         self._entries = entries
         self._flights = flights
         self._store = store
@@ -50,7 +51,7 @@ class Metrics:
     def _attended(self, _: CallbackOptions) -> Iterable[Observation]:
         yield Observation(self._flights.attended)
 
-    def _of_store(self, look: Callable[[Figures], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _of_store(self, look: Callable[[StoreState], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             if (now := self._store.newest) is not None:
                 yield Observation(look(now))

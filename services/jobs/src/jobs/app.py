@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import NoOpMeter
 
 from common import telemetry
-from common.background import end
+from common.background import running
+from common.figures import Figures
 from common.health import Health
 from common.identity import HopVerifier
 from common.server import draining
@@ -20,7 +20,6 @@ from common.stores import close, connect, is_reachable
 from jobs.dead_letters import DeadLetters
 from jobs.dependencies import State
 from jobs.metrics import Metrics
-from jobs.queue_figures import QueueFigures
 from jobs.reaper import reap_forever
 from jobs.routes import admin, jobs
 from jobs.sealing import Sealer
@@ -31,7 +30,7 @@ from jobs.transitions import Bounds, Transitions
 from jobs.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator
 
     from fastapi import FastAPI
     from opentelemetry.metrics import Meter
@@ -55,12 +54,12 @@ def create_app(
             health.add_shared("state_store", lambda: is_reachable(redis))
             metrics = Metrics(meter or NoOpMeter("jobs"))
             state = _state(settings, redis, metrics, StoreSpans("state", provider, meter))
-            figures = QueueFigures(state["store"].figures)
+            figures = Figures(state["store"].figures)
             await stack.enter_async_context(figures.watching())
             metrics.observe_api(state["transitions"], figures)
             reaping = reap_forever(state["transitions"], state["store"], interval_s=settings.reap_interval_s)
-            await stack.enter_async_context(in_background(reaping))
-            await stack.enter_async_context(in_background(state["watch"].run()))
+            await stack.enter_async_context(running(reaping))
+            await stack.enter_async_context(running(state["watch"].run()))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
         telemetry.shut_down(provider, settings.flush_share_s)
@@ -84,13 +83,3 @@ def _state(settings: Settings, redis: Redis, metrics: Metrics, spans: StoreSpans
         showing=Showing(store, sealer),
         dead_letters=DeadLetters(store, transitions, sealer, settings),
     )
-
-
-@contextlib.asynccontextmanager
-async def in_background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Run `work`, which ends by itself never, beside the body."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        await end(task)

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.metrics import CallbackOptions, Meter
 
-    from jobs.queue_figures import Figures, QueueFigures
+    from common.figures import Figures
     from jobs.runner import Runner
+    from jobs.store import QueueState
     from jobs.transitions import Transitions
 
     Callback = Callable[[CallbackOptions], Iterable[Observation]]
@@ -44,7 +45,7 @@ class Metrics:
         """A job is final."""
         self._duration.record(seconds, {"state": state})
 
-    def observe_api(self, transitions: Transitions, queue: QueueFigures) -> None:
+    def observe_api(self, transitions: Transitions, queue: Figures[QueueState]) -> None:
         meter = self._meter
         self._observe_transitions(transitions)
         meter.create_observable_counter(
@@ -83,9 +84,9 @@ def _each(attribute: str, counts: Mapping[str, int]) -> Callback:
     return lambda _: [Observation(count, {attribute: name}) for name, count in list(counts.items())]
 
 
-def _newest(queue: QueueFigures, look: Callable[[Figures], Iterable[Observation]]) -> Callback:
+def _newest(queue: Figures[QueueState], look: Callable[[QueueState], Iterable[Observation]]) -> Callback:
     return lambda _: () if queue.newest is None else look(queue.newest)
 
 
-def _lengths(now: Figures) -> Iterable[Observation]:
+def _lengths(now: QueueState) -> Iterable[Observation]:
     return [Observation(length, {"state": state}) for state, length in now.lengths.items()]

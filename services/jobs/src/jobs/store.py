@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import RedisError
 
 from common.spans import UNTRACED, StoreSpans
 from jobs.errors import JobGone, NoSuchJob, StoreUnavailable
-from jobs.queue_figures import Figures
 from jobs.record import Record
 from jobs.transitions import PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from redis.asyncio import Redis
 
@@ -27,6 +27,15 @@ _SCANNED_PER_PAGE = 1_000
 
 _TENANTS_LOOKED_AT = 1_000
 """For the oldest job; tenants that wait take turns, so those behind them are not much older."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    lengths: Mapping[str, int]
+    """Open jobs by state: `queued`, `running`, `delayed`."""
+    oldest_age_s: float
+    """How long the job that waits longest has been ready to run; 0 when none waits."""
+    dead_letters: int
 
 
 class JobStore:
@@ -123,10 +132,10 @@ class JobStore:
         runs = (member.decode().rpartition(":") for member in found)
         return {(job_id, int(fence)) for job_id, _, fence in runs}
 
-    async def figures(self) -> Figures:
+    async def figures(self) -> QueueState:
         counts = await self.counts()
         lengths = {state: counts[state] for state in ("queued", "running", "delayed")}
-        return Figures(lengths, await self.oldest_age_s(), counts["dead"])
+        return QueueState(lengths, await self.oldest_age_s(), counts["dead"])
 
     async def oldest_age_s(self) -> float:
         """How long the job that is next of its tenant and waits longest has been ready to run; 0 when none waits."""

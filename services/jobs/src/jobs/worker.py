@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.metrics import NoOpMeter
 
 from common import telemetry
+from common.background import running
 from common.health import Health
 from common.http_client import create_client
 from common.identity import HopSigner
@@ -16,7 +17,6 @@ from common.service import frame
 from common.settings import load, revealed
 from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
-from jobs.app import in_background
 from jobs.execution import Execution
 from jobs.hints import Hints
 from jobs.metrics import Metrics
@@ -75,7 +75,7 @@ def create_app(
             )
             hints = await stack.enter_async_context(Hints(settings.state_url.get_secret_value()))
             reaping = reap_forever(transitions, store, interval_s=settings.reap_interval_s)
-            await stack.enter_async_context(in_background(reaping))
+            await stack.enter_async_context(running(reaping))
             runner = Runner(transitions, store, hints, execution.run, settings, note_wait=metrics.waited)
             metrics.observe_worker(transitions, runner)
             await stack.enter_async_context(runner.running())

@@ -10,9 +10,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import generate_latest
 
 from common.exemplars import ExemplarReader, ExemplarRegistry
+from common.figures import Figures
 from common.stores import connect
 from jobs.metrics import Metrics
-from jobs.queue_figures import Figures, QueueFigures
+from jobs.store import QueueState
 from jobs.transitions import Transitions
 from support.kubernetes import of_kind, variables, workloads
 from support.kustomization import K8S, read
@@ -38,13 +39,13 @@ def triggers(parts: list[Object]) -> dict[str, dict[str, str]]:
 def scraped() -> str:
     """What Prometheus reads from a replica of the jobs service that sees such a queue."""
 
-    async def look() -> Figures:
+    async def look() -> QueueState:
         raise NotImplementedError
 
     registry = ExemplarRegistry()
     provider = MeterProvider([ExemplarReader(registry)], shutdown_on_exit=False)
-    queue = QueueFigures(look)
-    queue.newest = Figures(LENGTHS, OLDEST_S, dead_letters=0)
+    queue = Figures(look)
+    queue.newest = QueueState(LENGTHS, OLDEST_S, dead_letters=0)
     transitions = Transitions(connect("redis://127.0.0.1:1/0"), max_bytes=lambda: 1)
     Metrics(provider.get_meter("jobs")).observe_api(transitions, queue)
     return generate_latest(registry).decode()
