@@ -118,12 +118,15 @@ def reading(read: Callable[[], float]) -> Callable[[CallbackOptions], Iterable[O
 def reading_each(
     counts: Callable[[], Mapping[Any, float]], *names: str
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    """The same with attributes: `counts` is asked for values by tuples of what the attributes `names` are.
+    """The same with attributes: `counts` is asked for values by what the attributes `names` are, a tuple if several.
 
     A dict that its owner goes on changing is fine: it is copied at one stroke (under the interpreter's lock).
     """
 
     def read(_: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(value, dict(zip(names, key, strict=True))) for key, value in dict(counts()).items()]
+        return [
+            Observation(value, dict(zip(names, key if isinstance(key, tuple) else (key,), strict=True)))
+            for key, value in dict(counts()).items()
+        ]
 
     return read

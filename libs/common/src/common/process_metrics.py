@@ -78,14 +78,14 @@ def observe_losses(meter: Meter, refusals: Refusals, shedder: Shedder | None, dr
     )
     meter.create_observable_counter(
         "spillway.telemetry.dropped",
-        [reading_each(lambda: {("spans",): dropped_spans()}, "signal")],
+        [reading_each(lambda: {"spans": dropped_spans()}, "signal")],
         "{span}",
         "Spans that found the queue full, or that no collector took.",
     )
     if shedder is not None:
         meter.create_observable_counter(
             "spillway.shed",
-            [reading_each(lambda: {(reason,): count for reason, count in dict(shedder.refused_for).items()}, "reason")],
+            [reading_each(lambda: shedder.refused_for, "reason")],
             "{request}",
             "Requests refused at the door, by what there was too much of.",
         )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import Observation
 
+from common.metrics import reading, reading_each
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -22,14 +24,18 @@ if TYPE_CHECKING:
 
 class Metrics:
     def __init__(self, meter: Meter, entries: Entries, flights: Flights, store: Figures[StoreState]) -> None:
-        self._entries = entries
-        self._flights = flights
         self._store = store
         meter.create_observable_counter(
-            "spillway.cache.lookups", [self._lookups], "{lookup}", "Each entry that was looked for, by what was found."
+            "spillway.cache.lookups",
+            [reading_each(lambda: entries.lookups, "outcome")],
+            "{lookup}",
+            "Each entry that was looked for, by what was found.",
         )
         meter.create_observable_gauge(
-            "spillway.cache.flights", [self._attended], "{flight}", "Flights whose leader attends them at this replica."
+            "spillway.cache.flights",
+            [reading(lambda: flights.attended)],
+            "{flight}",
+            "Flights whose leader attends them at this replica.",
         )
         meter.create_observable_gauge(
             "spillway.cache.entries", [self._of_store(lambda now: now.keys)], "{key}", "Keys of the store."
@@ -43,13 +49,6 @@ class Metrics:
         meter.create_observable_gauge(
             "spillway.cache.memory.usage", [self._of_store(lambda now: now.used_bytes)], "By", "Memory of the store."
         )
-
-    def _lookups(self, _: CallbackOptions) -> Iterable[Observation]:
-        for outcome, count in list(self._entries.lookups.items()):
-            yield Observation(count, {"outcome": outcome})
-
-    def _attended(self, _: CallbackOptions) -> Iterable[Observation]:
-        yield Observation(self._flights.attended)
 
     def _of_store(self, look: Callable[[StoreState], int]) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(_: CallbackOptions) -> Iterable[Observation]:

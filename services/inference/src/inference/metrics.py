@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry.metrics import Observation
 
 from common import conventions
-from common.metrics import is_off
+from common.metrics import is_off, reading_each
 from inference.spans import PROVIDER
 
 if TYPE_CHECKING:
@@ -53,7 +53,12 @@ class Metrics:
             "Of all attempts of an operation together.",
         )
         self._costs: dict[tuple[str, str], float] = {}
-        meter.create_observable_counter("spillway.cost", [self._spent], "usd", "Where the price is known.")
+        meter.create_observable_counter(
+            "spillway.cost",
+            [reading_each(lambda: self._costs, conventions.GEN_AI_REQUEST_MODEL, conventions.TARGET)],
+            "usd",
+            "Where the price is known.",
+        )
         self._joined = meter.create_histogram(
             "spillway.embeddings.joined",
             "{item}",
@@ -61,7 +66,10 @@ class Metrics:
         )
         self._observe_targets(meter)
         meter.create_observable_counter(
-            "spillway.fallbacks", [self._fallbacks], "{answer}", "Answers of another model than the one asked for."
+            "spillway.fallbacks",
+            [reading_each(self._fallbacks, conventions.GEN_AI_REQUEST_MODEL, conventions.FALLBACK_MODEL)],
+            "{answer}",
+            "Answers of another model than the one asked for.",
         )
         meter.create_observable_gauge("spillway.canary.weight", [self._canary_weights], "1", "Share of the tenants.")
         meter.create_observable_counter("spillway.canary.rollbacks", [self._rollbacks], "{rollback}")
@@ -151,15 +159,10 @@ class Metrics:
 
         return observe
 
-    def _spent(self, _: CallbackOptions) -> Iterable[Observation]:
-        for (model, target), cost_usd in list(self._costs.items()):
-            yield Observation(cost_usd, {conventions.GEN_AI_REQUEST_MODEL: model, conventions.TARGET: target})
-
-    def _fallbacks(self, _: CallbackOptions) -> Iterable[Observation]:
+    def _fallbacks(self) -> dict[tuple[str, str], int]:
         models = self._router.served.models.values()
         possible = {(model.name, other): 0 for model in models for other in (*model.fallback, model.larger) if other}
-        for (model, fallback), count in (possible | dict(self._router.fallbacks)).items():
-            yield Observation(count, {conventions.GEN_AI_REQUEST_MODEL: model, conventions.FALLBACK_MODEL: fallback})
+        return possible | dict(self._router.fallbacks)
 
     def _canary_weights(self, _: CallbackOptions) -> Iterable[Observation]:
         for model in self._router.served.models.values():

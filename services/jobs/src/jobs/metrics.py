@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import Observation
 
+from common.metrics import reading_each
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
     from opentelemetry.metrics import CallbackOptions, Meter
 
@@ -49,7 +51,10 @@ class Metrics:
         meter = self._meter
         self._observe_transitions(transitions)
         meter.create_observable_counter(
-            "spillway.jobs.submitted", [_each("endpoint", transitions.submitted)], "{job}", "Jobs that were accepted."
+            "spillway.jobs.submitted",
+            [reading_each(lambda: transitions.submitted, "endpoint")],
+            "{job}",
+            "Jobs that were accepted.",
         )
         meter.create_observable_gauge(
             "spillway.jobs.queue.length", [_newest(queue, _lengths)], "{job}", "Open jobs by state."
@@ -70,18 +75,19 @@ class Metrics:
     def observe_worker(self, transitions: Transitions, runner: Runner) -> None:
         self._observe_transitions(transitions)
         self._meter.create_observable_counter(
-            "spillway.jobs.attempts", [_each("outcome", runner.attempts)], "{attempt}", "Runs that are over."
+            "spillway.jobs.attempts",
+            [reading_each(lambda: runner.attempts, "outcome")],
+            "{attempt}",
+            "Runs that are over.",
         )
 
     def _observe_transitions(self, transitions: Transitions) -> None:
         self._meter.create_observable_counter(
-            "spillway.jobs.finished", [_each("state", transitions.finished)], "{job}", "Jobs by final state."
+            "spillway.jobs.finished",
+            [reading_each(lambda: transitions.finished, "state")],
+            "{job}",
+            "Jobs by final state.",
         )
-
-
-def _each(attribute: str, counts: Mapping[str, int]) -> Callback:
-    """Of all counts; `list()` of their items is one step of the interpreter, so that nothing tears."""
-    return lambda _: [Observation(count, {attribute: name}) for name, count in list(counts.items())]
 
 
 def _newest(queue: Figures[QueueState], look: Callable[[QueueState], Iterable[Observation]]) -> Callback:
