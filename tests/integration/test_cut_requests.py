@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600 if chaos.IS_LONG else 120)]
 CUTS = chaos.times(60, 300)
-AT_ONCE = 8
+AT_ONCE = chaos.times(4, 8)
 CANCELLED_WITHIN_S = 0.5
 SCRIPTS = {
     "plain, silent": ("[[sim ttft_ms=60000]]", False),
@@ -87,8 +87,7 @@ def test_what_a_client_left_is_cancelled_upstream_and_nothing_stays_in_flight(st
     late_s = sorted(
         attempt["cancelled"] - left[by_prompt[attempt["prompt"]]] for attempt in ended if attempt["cancelled"]
     )
-    # Of a few dozen the 99th percentile would be the last alone, which says more of the machine.
-    p99_s = late_s[round((0.99 if chaos.IS_LONG else 0.95) * (len(late_s) - 1))]
+    p99_s = late_s[round(0.99 * (len(late_s) - 1))]
     print(f"{len(late_s)} cancelled upstream: p50 {late_s[len(late_s) // 2]:.3f} s, p99 {p99_s:.3f} s")  # noqa: T201  # with -s
     assert len(late_s) > len(cuts) / 2
     assert p99_s <= CANCELLED_WITHIN_S

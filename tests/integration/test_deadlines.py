@@ -20,7 +20,8 @@ STILL_ALIVE_S = 0.5
 ON_THE_WIRE_S = 0.25
 """From the client's clock to the upstream's on a busy machine: a call that left in time may be read this much later."""
 REQUESTS = chaos.times(30, 200)
-AT_ONCE = 30
+AT_ONCE = chaos.times(10, 30)
+"""Clients, servers and upstream share one interpreter here."""
 SLOW = (
     ("[[sim ttft_ms=10000]]", False),
     ("[[sim ttft_ms=10000]]", True),
