@@ -18,11 +18,11 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from common import metrics
 from common.health import Health
-from common.http_metrics import ClientMetrics, MeasuredCalls, ServerMetrics
 from common.middleware import RequestScope
-from common.spans import StoreSpans
+from common.telemetry import metrics
+from common.telemetry.http_metrics import ClientMetrics, MeasuredCalls, ServerMetrics
+from common.telemetry.spans import StoreSpans
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -10,8 +10,8 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from common import metrics
-from common.metrics_page import MetricsPage
+from common.telemetry import metrics
+from common.telemetry.metrics_page import MetricsPage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

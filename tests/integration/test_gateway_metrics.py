@@ -13,7 +13,7 @@ from redis import Redis
 from starlette.applications import Starlette
 
 from common.http_guard import Door, guarded
-from common.refusals import Refusals
+from common.telemetry.refusals import Refusals
 from support.governed import governed, limited_key
 from support.platform import BOUND_S, Platform, chat, eventually
 from support.server import running

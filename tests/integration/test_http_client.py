@@ -120,7 +120,7 @@ async def test_a_chunk_that_is_none_is_a_protocol_error(client: httpx2.AsyncClie
 
 @pytest.mark.xfail(
     reason="aiohttp 3.14.5 loses a parse error in the body, and its read timeout with it: every read needs a bound of "
-    "our own (Patience, common.watchdog)",
+    "our own (Patience, common.streams.watchdog)",
     raises=TimeoutError,
 )
 async def test_a_bad_chunk_in_mid_body_ends_the_read(client: httpx2.AsyncClient) -> None:

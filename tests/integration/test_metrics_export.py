@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
-from common import metrics, telemetry
 from common.health import Health
 from common.service import frame
+from common.telemetry import metrics, traces
 from support.cache_process import cache_process
 from support.otlp_metrics import MetricsSink
 from support.platform import eventually
@@ -64,7 +64,7 @@ def served(monkeypatch: pytest.MonkeyPatch, collector: str) -> Iterator[tuple[st
         with running(app) as url:
             yield url, provider
     finally:
-        telemetry.shut_down(provider, 0.1)
+        traces.shut_down(provider, 0.1)
 
 
 def test_exports_come_by_themselves_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import subprocess
 
-from common.metrics_page import MetricsPage
+from common.telemetry.metrics_page import MetricsPage
 from support.cache_process import BOUND_S, COMMAND, cache_process, environment
 from support.prometheus import free_port
 from support.readings import scrape

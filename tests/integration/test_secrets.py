@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 
-from common import logs
+from common.telemetry import logs
 from support.platform import ADMIN_KEY, SECRETS, UPSTREAM_KEY, Platform, chat
 
 if TYPE_CHECKING:

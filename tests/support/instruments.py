@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 
-from common import metrics
+from common.telemetry import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

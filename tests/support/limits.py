@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.deadline import Deadline
 from common.identity import HopIdentity
-from common.timings import Timings
+from common.telemetry.timings import Timings
 from gateway.access.authentication import Caller
 from gateway.call import CHAT, Call
 from gateway.catalogue import ModelCatalogue

@@ -11,8 +11,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from common import sse
 from common.deadline import Deadline
+from common.streams import sse
 from inference import bounded
 from inference.answers import Answers, AnswerStream
 from inference.batching import Batcher

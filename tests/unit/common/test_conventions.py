@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common import conventions
+from common.telemetry import conventions
 
 CHECKOUT = Path(__file__).parents[3]
 OWN_TABLES = ("conventions.py", "metrics.py")

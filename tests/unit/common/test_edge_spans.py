@@ -11,10 +11,10 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 
-from common.edge_spans import ask_for_stable_names
 from common.errors import Overloaded
 from common.health import Health
 from common.service import frame
+from common.telemetry.edge_spans import ask_for_stable_names
 from support.spans import CALLER, SAMPLED, SPAN, Seen
 
 if TYPE_CHECKING:

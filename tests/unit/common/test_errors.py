@@ -13,7 +13,7 @@ from common import errors
 from common.errors import InvalidRequest, RateLimited, ServiceError, Unauthenticated, Unavailable, param_path
 from common.health import Health
 from common.middleware import RequestScope
-from common.refusals import Refusals
+from common.telemetry.refusals import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

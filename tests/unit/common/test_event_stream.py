@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 
-from common import sse
 from common.errors import ClientGone, DeadlineExceeded, ServiceError, UpstreamFailed
-from common.event_stream import AlreadyToldError, EventStream, relay_chat
-from common.sse import ChatStream
+from common.streams import sse
+from common.streams.event_stream import AlreadyToldError, EventStream, relay_chat
+from common.streams.sse import ChatStream
 from support.asgi import Line, http_scope
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 from common.overload.gate import Gate
 from common.overload.memory import memory_gauge
 from common.overload.shedder import Shedder
-from common.refusals import Refusals
+from common.telemetry.refusals import Refusals
 from support.asgi import Line, http_scope
 
 if TYPE_CHECKING:

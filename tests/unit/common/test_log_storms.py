@@ -5,8 +5,8 @@ import json
 import logging
 import threading
 
-from common import logs
-from common.log_storms import MOST_A_SECOND, Storms
+from common.telemetry import logs
+from common.telemetry.log_storms import MOST_A_SECOND, Storms
 
 
 def record(event: str = "store_unavailable", line: int = 1, level: int = logging.WARNING) -> logging.LogRecord:

@@ -10,8 +10,8 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from common import logs
-from common.logs import JsonFormatter
+from common.telemetry import logs
+from common.telemetry.logs import JsonFormatter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,8 +10,8 @@ import pytest
 from opentelemetry.metrics import NoOpMeter
 
 from common import http_client
-from common.http_metrics import ClientMetrics, MeasuredCalls
-from common.spans import UNTRACED, StoreSpans
+from common.telemetry.http_metrics import ClientMetrics, MeasuredCalls
+from common.telemetry.spans import UNTRACED, StoreSpans
 from support.instruments import Instruments
 from support.prometheus import free_port
 

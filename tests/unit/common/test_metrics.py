@@ -11,7 +11,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from common import metrics, telemetry
+from common.telemetry import metrics, traces
 from support.instruments import Instruments
 
 
@@ -30,7 +30,8 @@ def test_a_service_without_metrics_does_not_even_import_the_sdk_of_metrics() -> 
     program = """
 import sys
 import threading
-from common import metrics, server, service
+from common import server, service
+from common.telemetry import metrics
 assert metrics.meter_provider("gateway") is None
 found = [name for name in sys.modules if name.startswith(("opentelemetry.sdk.metrics", "prometheus_client"))]
 assert not found, found
@@ -92,7 +93,7 @@ def test_an_end_waits_for_the_last_export_no_longer_than_it_may() -> None:
             may_end.wait(10)
             has_ended.set()
 
-    telemetry.shut_down(Stuck(shutdown_on_exit=False), 0.01)
+    traces.shut_down(Stuck(shutdown_on_exit=False), 0.01)
     assert not has_ended.is_set()
     may_end.set()
     assert has_ended.wait(10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.process_metrics import LAG_WINDOW_S, LoopLag
+from common.telemetry.process_metrics import LAG_WINDOW_S, LoopLag
 from support.clock import Clock
 
 

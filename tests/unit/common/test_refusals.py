@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from common.errors import NotFound, Overloaded, RateLimited
-from common.refusals import MOST, Refusals
+from common.telemetry.refusals import MOST, Refusals
 
 
 def test_a_refusal_is_counted_by_its_code_and_whose_limit_it_was() -> None:

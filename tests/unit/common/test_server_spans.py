@@ -8,8 +8,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
-from common.client_spans import ClientSpans
-from common.server_spans import ServerSpans
+from common.telemetry.client_spans import ClientSpans
+from common.telemetry.server_spans import ServerSpans
 from support.spans import CALLER, SAMPLED, SPAN, UNSAMPLED, Seen
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from common import telemetry
-from common.span_export import QUEUE_SPANS, ExportingProvider
+from common.telemetry import traces
+from common.telemetry.span_export import QUEUE_SPANS, ExportingProvider
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,13 +47,13 @@ def test_what_finds_the_queue_full_is_counted_and_what_a_collector_took_is_not()
     spans(provider, 1)
     assert exporter.is_asked.wait(BOUND_S)  # it holds the one; the queue is empty again
     spans(provider, QUEUE_SPANS)
-    assert telemetry.dropped_spans(provider) == 0
+    assert traces.dropped_spans(provider) == 0
     spans(provider, 7)
-    assert telemetry.dropped_spans(provider) == 7
+    assert traces.dropped_spans(provider) == 7
 
     exporter.may_go_on.set()
     provider.shutdown()
-    assert telemetry.dropped_spans(provider) == 7
+    assert traces.dropped_spans(provider) == 7
 
 
 @pytest.mark.parametrize("result", [SpanExportResult.FAILURE, RuntimeError("no exporter should")])
@@ -63,8 +63,8 @@ def test_what_no_collector_took_is_counted(result: SpanExportResult | Exception)
     provider = ExportingProvider(Resource.create(), exporter)
     spans(provider, 5)
     provider.shutdown()
-    assert telemetry.dropped_spans(provider) == 5
+    assert traces.dropped_spans(provider) == 5
 
 
 def test_without_tracing_nothing_is_lost() -> None:
-    assert telemetry.dropped_spans(None) == 0
+    assert traces.dropped_spans(None) == 0

@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
-from common.spans import UNTRACED, Spans, StoreSpans
+from common.telemetry.spans import UNTRACED, Spans, StoreSpans
 
 EXPORTER = InMemorySpanExporter()
 PROVIDER = TracerProvider(shutdown_on_exit=False)

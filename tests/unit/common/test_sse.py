@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import sse
-from common.sse import MAX_EVENT_BYTES, ChatStream, MalformedStreamError, StreamTooLargeError
+from common.streams import sse
+from common.streams.sse import MAX_EVENT_BYTES, ChatStream, MalformedStreamError, StreamTooLargeError
 
 
 def chunk(text: str = "", finish_reason: str | None = None, index: int = 0) -> bytes:

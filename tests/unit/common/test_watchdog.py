@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from common.deadline import Deadline
-from common.watchdog import Watchdog
+from common.streams.watchdog import Watchdog
 
 SHORT_S = 0.01
 LONG_S = 60

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from common.deadline import Deadline
-from common.timings import Timings
+from common.telemetry.timings import Timings
 from gateway.access.authentication import Caller
 from gateway.access.keys import Policy
 from gateway.caching.cache_control import Plan, plan_of

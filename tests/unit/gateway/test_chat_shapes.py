@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openai.lib.streaming.chat._completions import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from common import sse
+from common.streams import sse
 from gateway.answers.chat_shapes import NotAChatAnswerError, completion_of, events_of, split, without_usage
 from gateway.caching.kept_chat import PACE_S, as_events, as_whole, kept_stream, kept_whole, replay
 

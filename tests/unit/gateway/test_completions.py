@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from common.deadline import Deadline
-from common.timings import Timings
+from common.telemetry.timings import Timings
 from gateway.access.authentication import Caller
 from gateway.caching.fingerprint import fingerprint
 from gateway.call import CHAT, EMBEDDINGS, Call

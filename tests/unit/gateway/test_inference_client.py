@@ -9,7 +9,7 @@ import pytest
 from common.deadline import Deadline
 from common.errors import DeadlineExceeded, ServiceError, Unavailable
 from common.identity import HopIdentity, HopSigner, HopVerifier
-from common.timings import Timings
+from common.telemetry.timings import Timings
 from gateway.access.authentication import Caller
 from gateway.admission.turnstile import Turnstile
 from gateway.call import CHAT, Call

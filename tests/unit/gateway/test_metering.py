@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from common.deadline import Deadline
-from common.timings import Timings
+from common.telemetry.timings import Timings
 from common.usage import HEADER, Usage
 from gateway.access.authentication import Caller
 from gateway.admission.turnstile import Turnstile

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 
-from common import sse
 from common.errors import ServiceError
+from common.streams import sse
 from common.usage import take_comment
 from support.model import BODY, BOUND_S, DONE, END, EVENTS, PROMPT, TOKEN, Model, question, says, whole
 

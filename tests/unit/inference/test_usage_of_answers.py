@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
-from common import sse
 from common.errors import ClientGone, ServiceError
+from common.streams import sse
 from common.usage import Usage, take_comment
 from support.model import DONE, END, EVENTS, PROMPT, TOKEN, Model, question, says, whole
 

@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from common.telemetry import note_error
+from common.telemetry.traces import note_error
 from common.wire import FINAL
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
 
-    from common.refusals import Refusals
+    from common.telemetry.refusals import Refusals
 
 
 class ServiceError(Exception):

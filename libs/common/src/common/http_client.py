@@ -14,9 +14,9 @@ import httpx2
 from httpx_aiohttp.httpx2 import AiohttpTransport
 from httpx_aiohttp.httpx2.transport import AiohttpResponseStream
 
-from common import metrics
-from common.client_spans import ClientSpans
-from common.http_metrics import ClientMetrics, MeasuredCalls
+from common.telemetry import metrics
+from common.telemetry.client_spans import ClientSpans
+from common.telemetry.http_metrics import ClientMetrics, MeasuredCalls
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -23,7 +23,7 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from common.errors import envelope
-from common.refusals import Refusals
+from common.telemetry.refusals import Refusals
 
 if TYPE_CHECKING:
     import asyncio

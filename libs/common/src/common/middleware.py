@@ -13,10 +13,10 @@ from uuid import uuid4
 from common import wire
 from common.errors import ServiceError
 from common.health import PATHS as HEALTH_PATHS
-from common.http_metrics import route_of
-from common.telemetry import note_request, trace_id
-from common.timings import HEADER as SERVER_TIMING
-from common.timings import Timings
+from common.telemetry.http_metrics import route_of
+from common.telemetry.timings import HEADER as SERVER_TIMING
+from common.telemetry.timings import Timings
+from common.telemetry.traces import note_request, trace_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from common.health import Health
-    from common.http_metrics import ServerMetrics
+    from common.telemetry.http_metrics import ServerMetrics
 
 logger = logging.getLogger("access")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import uvicorn
 
-from common import logs, metrics, telemetry
 from common.http_guard import Door, guarded
 from common.settings import BadSettingsError, SettingsT, load
+from common.telemetry import logs, metrics, traces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -108,13 +108,13 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        telemetry.shut_down(self._provider, self._flush_share_s)
+        traces.shut_down(self._provider, self._flush_share_s)
 
 
 def _metered(name: str, settings: ServiceSettings) -> MeterProvider | None:
     if not settings.metrics_port:
         return metrics.meter_provider(name)
-    from common.metrics_page import MetricsPage  # noqa: PLC0415  # costs memory
+    from common.telemetry.metrics_page import MetricsPage  # noqa: PLC0415  # costs memory
 
     try:
         page = MetricsPage(settings.metrics_host, settings.metrics_port)

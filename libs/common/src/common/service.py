@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 
-from common import errors, metrics, process_metrics, telemetry
-from common.http_metrics import ServerMetrics
+from common import errors
 from common.middleware import RequestScope
 from common.overload.gate import Gate
-from common.refusals import Refusals
-from common.server_spans import ServerSpans
+from common.telemetry import metrics, process_metrics, traces
+from common.telemetry.http_metrics import ServerMetrics
+from common.telemetry.refusals import Refusals
+from common.telemetry.server_spans import ServerSpans
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
@@ -54,7 +55,7 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     if meter is not None and not metrics.is_off(meter):
         of_requests = ServerMetrics(meter)
         lifespan = _measured(meter, lifespan)
-        process_metrics.observe_losses(meter, refusals, shedder, lambda: telemetry.dropped_spans(tracer_provider))
+        process_metrics.observe_losses(meter, refusals, shedder, lambda: traces.dropped_spans(tracer_provider))
     app = FastAPI(
         title=f"Spillway {name}",
         version="0.1.0",
@@ -68,7 +69,7 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     errors.install(app, refusals)
     app.add_middleware(RequestScope, health=health, edge=edge, metrics=of_requests)
     if tracer_provider is not None and edge:
-        from common import edge_spans  # noqa: PLC0415  # brings the SDK along
+        from common.telemetry import edge_spans  # noqa: PLC0415  # brings the SDK along
 
         edge_spans.instrument(app, tracer_provider, is_ours=is_ours)
     elif tracer_provider is not None:  # around all of it: the last that is added is the outermost

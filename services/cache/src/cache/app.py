@@ -15,15 +15,15 @@ from cache.inventory import Inventory
 from cache.metrics import Metrics
 from cache.routes import entries, flights, inventory, lookups
 from cache.settings import Settings
-from common import telemetry
 from common.figures import Figures
 from common.health import Health
 from common.identity import HopVerifier
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
-from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
+from common.telemetry import traces
+from common.telemetry.spans import StoreSpans
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,7 +39,7 @@ def create_app(
 ) -> FastAPI:
     """Build the service. Nothing is opened before its lifespan; the store may come later than it."""
     settings = settings or load(Settings)
-    provider = tracer_provider or telemetry.provider_from_environment("cache")
+    provider = tracer_provider or traces.provider_from_environment("cache")
     health = Health()
 
     @contextlib.asynccontextmanager
@@ -65,7 +65,7 @@ def create_app(
                 bells=bells,
                 inventory=stock,
             )
-        telemetry.shut_down(provider, settings.flush_share_s)
+        traces.shut_down(provider, settings.flush_share_s)
 
     routers = [lookups.router, entries.lean, entries.router, flights.router, inventory.router]
     return frame("cache", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from cache import names, scripts
 from cache.errors import store_errors
-from common.spans import UNTRACED, StoreSpans
+from common.telemetry.spans import UNTRACED, StoreSpans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,7 +6,6 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
-from common import conventions, telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.http_guard import Door
@@ -14,12 +13,13 @@ from common.identity import HopSigner, HopVerifier
 from common.overload.gate import watching
 from common.overload.memory import memory_gauge
 from common.overload.shedder import Shedder
-from common.refusals import Refusals
 from common.server import draining
 from common.service import frame
 from common.settings import BadSettingsError, load, revealed
-from common.spans import Spans, StoreSpans
 from common.stores import close, connect, is_reachable
+from common.telemetry import conventions, traces
+from common.telemetry.refusals import Refusals
+from common.telemetry.spans import Spans, StoreSpans
 from gateway.access.authentication import Authenticator
 from gateway.access.failed_logins import FailedLogins
 from gateway.access.key_directory import KeyDirectory
@@ -59,7 +59,7 @@ def create_app(
 ) -> FastAPI:
     """Build the service. Nothing is opened before its lifespan; stores and services may come later than it."""
     settings = settings or load(Settings)
-    provider = tracer_provider or telemetry.provider_from_environment("gateway")
+    provider = tracer_provider or traces.provider_from_environment("gateway")
     health = Health()
     shedder = Shedder(
         max_requests=settings.max_requests,
@@ -102,7 +102,7 @@ def create_app(
             await stack.enter_async_context(watching(shedder, memory_gauge(settings.memory_limit_bytes)))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
-        telemetry.shut_down(provider, settings.flush_share_s)
+        traces.shut_down(provider, settings.flush_share_s)
 
     routers = [generate.router, openai.router, *(ADMIN if settings.admin_key is not None else ())]
     if settings.jobs_hop_secret is not None:

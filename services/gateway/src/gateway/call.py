@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from common.deadline import Deadline
     from common.identity import HopIdentity
-    from common.timings import Timings
+    from common.telemetry.timings import Timings
     from gateway.access.authentication import Caller
 
 CHAT = "/v1/chat/completions"

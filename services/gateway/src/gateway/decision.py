@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
-from common import conventions
+from common.telemetry import conventions
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping

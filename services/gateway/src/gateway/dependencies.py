@@ -14,7 +14,7 @@ from opentelemetry import trace
 from redis.asyncio import Redis
 from starlette.requests import ClientDisconnect
 
-from common import conventions, wire
+from common import wire
 from common.deadline import Deadline, positive_number
 from common.errors import (
     BodyTimeout,
@@ -27,7 +27,8 @@ from common.errors import (
 )
 from common.identity import HopIdentity, Priority
 from common.settings import revealed
-from common.timings import Timings
+from common.telemetry import conventions
+from common.telemetry.timings import Timings
 from gateway.access.audit import Actor
 from gateway.access.authentication import Authenticator, Caller, bearer
 from gateway.access.failed_logins import FailedLogins

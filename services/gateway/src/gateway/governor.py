@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from common import wire
 from common.errors import NotFound, RateLimited, ServiceError
-from common.refusals import Refusals
+from common.telemetry.refusals import Refusals
 from gateway.limits.errors import TooLargeForLimit
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from itertools import product
 from typing import TYPE_CHECKING, get_args
 
 from common import wire
-from common.metrics import reading, reading_each
+from common.telemetry.metrics import reading, reading_each
 from gateway.call import CHAT, EMBEDDINGS
 
 if TYPE_CHECKING:

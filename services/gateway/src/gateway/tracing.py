@@ -9,7 +9,7 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from common import conventions
+from common.telemetry import conventions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, MutableMapping

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import orjson
 
-from common import conventions, sse, wire
+from common import wire
 from common.deadline import Deadline
-from common.event_stream import relay_chat
 from common.http_client import chunks_of
-from common.watchdog import Watchdog
+from common.streams import sse
+from common.streams.event_stream import relay_chat
+from common.streams.watchdog import Watchdog
+from common.telemetry import conventions
 from inference import bounded, spans
 from inference.batching import Share
 from inference.content_capture import NO_CAPTURE, ContentCapture

@@ -9,7 +9,6 @@ from opentelemetry import trace
 from opentelemetry.metrics import NoOpMeter
 from stamina.instrumentation import set_on_retry_hooks
 
-from common import telemetry
 from common.health import Health
 from common.http_client import create_client
 from common.identity import HopVerifier
@@ -19,6 +18,7 @@ from common.overload.shedder import Shedder
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
+from common.telemetry import traces
 from inference import bounded
 from inference.answers import Answers
 from inference.batching import Batcher
@@ -49,7 +49,7 @@ def create_app(
 ) -> FastAPI:
     """Build the service. Readiness asks no upstream: a model that is away is an answer, not a reason to restart."""
     settings = settings or load(Settings)
-    provider = tracer_provider or telemetry.provider_from_environment("inference")
+    provider = tracer_provider or traces.provider_from_environment("inference")
     health = Health()
     shedder = Shedder(max_lag_s=settings.max_lag_s)
     set_on_retry_hooks([])  # retries are span events of ours; the default hook would log them a second time
@@ -73,7 +73,7 @@ def create_app(
                     ContentCapture(is_on=settings.capture_content, max_bytes=settings.capture_max_bytes),
                 ),
             )
-        telemetry.shut_down(provider, settings.flush_share_s)
+        traces.shut_down(provider, settings.flush_share_s)
 
     return frame(
         "inference",

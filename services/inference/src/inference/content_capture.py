@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from common import conventions, sse
+from common.streams import sse
+from common.telemetry import conventions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping

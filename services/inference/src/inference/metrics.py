@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.metrics import Observation
 
-from common import conventions
-from common.metrics import is_off, reading_each
+from common.telemetry import conventions
+from common.telemetry.metrics import is_off, reading_each
 from inference.spans import PROVIDER
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
-from common import conventions
 from common.errors import ClientGone, DeadlineExceeded, ServiceError
+from common.telemetry import conventions
 from inference import spans
 from inference.errors import error_type
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import stamina
 from opentelemetry import trace
 
-from common import conventions, wire
+from common import wire
 from common.deadline import HOP_RESERVE_S, LEAST_USEFUL_S
 from common.errors import InvalidRequest, ServiceError, Unavailable
+from common.telemetry import conventions
 from inference.choice import choose
 from inference.concurrency import WAIT_S, SaturatedError, Slot
 from inference.errors import AttemptFailedError

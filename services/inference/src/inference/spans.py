@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from common import conventions
+from common.telemetry import conventions
 from inference.errors import AttemptFailedError
 from inference.targets import CANCELLED, OK
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span, Tracer
 
-    from common.sse import ChatStream
+    from common.streams.sse import ChatStream
     from common.usage import Usage
     from inference.questions import Question
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import NoOpMeter
 
-from common import telemetry
 from common.background import running
 from common.figures import Figures
 from common.health import Health
@@ -15,8 +14,9 @@ from common.identity import HopVerifier
 from common.server import draining
 from common.service import frame
 from common.settings import load, revealed
-from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
+from common.telemetry import traces
+from common.telemetry.spans import StoreSpans
 from jobs.dead_letters import DeadLetters
 from jobs.dependencies import State
 from jobs.metrics import Metrics
@@ -43,7 +43,7 @@ def create_app(
 ) -> FastAPI:
     """Build the service. Nothing is opened before its lifespan; the store may come later than it."""
     settings = settings or load(Settings)
-    provider = tracer_provider or telemetry.provider_from_environment("jobs")
+    provider = tracer_provider or traces.provider_from_environment("jobs")
     health = Health()
 
     @contextlib.asynccontextmanager
@@ -62,7 +62,7 @@ def create_app(
             await stack.enter_async_context(running(state["watch"].run()))
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield state
-        telemetry.shut_down(provider, settings.flush_share_s)
+        traces.shut_down(provider, settings.flush_share_s)
 
     routers = [jobs.router, admin.router]
     return frame("jobs", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)

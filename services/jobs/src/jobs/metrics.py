@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import Observation
 
-from common.metrics import reading_each
+from common.telemetry.metrics import reading_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

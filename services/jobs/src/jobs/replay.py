@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import orjson
 
-from common import sse, wire
+from common import wire
 from common.errors import envelope
 from common.identity import HopIdentity, HopSigner
+from common.streams import sse
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

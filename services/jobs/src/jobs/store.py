@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from redis.exceptions import RedisError
 
-from common.spans import UNTRACED, StoreSpans
+from common.telemetry.spans import UNTRACED, StoreSpans
 from jobs.errors import JobGone, NoSuchJob, StoreUnavailable
 from jobs.record import Record
 from jobs.transitions import PREFIX

@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from common import conventions
+from common.telemetry import conventions
 from jobs.replay import AttemptFailed, Failed, Outcome
 
 if TYPE_CHECKING:

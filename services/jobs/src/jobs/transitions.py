@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from redis.exceptions import RedisError
 
-from common.spans import UNTRACED, StoreSpans
+from common.telemetry.spans import UNTRACED, StoreSpans
 from jobs.errors import StoreUnavailable
 from jobs.record import FINAL, Claim, Endpoint, Record, pairs
 

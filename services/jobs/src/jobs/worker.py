@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.metrics import NoOpMeter
 
-from common import telemetry
 from common.background import running
 from common.health import Health
 from common.http_client import create_client
@@ -15,8 +14,9 @@ from common.identity import HopSigner
 from common.server import draining, run
 from common.service import frame
 from common.settings import load, revealed
-from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
+from common.telemetry import traces
+from common.telemetry.spans import StoreSpans
 from jobs.execution import Execution
 from jobs.hints import Hints
 from jobs.metrics import Metrics
@@ -48,7 +48,7 @@ def create_app(
 ) -> FastAPI:
     """Build the worker. It runs jobs as long as its lifespan lasts."""
     settings = settings or load(WorkerSettings)
-    provider = tracer_provider or telemetry.provider_from_environment("worker")
+    provider = tracer_provider or traces.provider_from_environment("worker")
     health = Health()
 
     @contextlib.asynccontextmanager
@@ -81,7 +81,7 @@ def create_app(
             await stack.enter_async_context(runner.running())
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             yield
-        telemetry.shut_down(provider, settings.flush_share_s)
+        traces.shut_down(provider, settings.flush_share_s)
 
     return frame("worker", lifespan=lifespan, health=health, routers=[], tracer_provider=provider, meter=meter)
 

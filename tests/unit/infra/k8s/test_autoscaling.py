@@ -9,9 +9,9 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import generate_latest
 
-from common.exemplars import ExemplarReader, ExemplarRegistry
 from common.figures import Figures
 from common.stores import connect
+from common.telemetry.exemplars import ExemplarReader, ExemplarRegistry
 from jobs.metrics import Metrics
 from jobs.store import QueueState
 from jobs.transitions import Transitions

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from common.http_metrics import ServerMetrics
     from common.overload.shedder import Reason, Shedder
-    from common.refusals import Refusals
+    from common.telemetry.http_metrics import ServerMetrics
+    from common.telemetry.refusals import Refusals
 
 logger = logging.getLogger(__name__)
 

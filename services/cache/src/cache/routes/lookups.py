@@ -14,8 +14,9 @@ from cache.dependencies import Identity, state_of
 from cache.entries import Entry
 from cache.lean_route import LeanRoute
 from cache.names import FINGERPRINT, FLIGHT
-from common import conventions, framing, wire
+from common import framing, wire
 from common.errors import InvalidRequest
+from common.telemetry import conventions
 
 router = APIRouter(prefix="/v1/lookups", tags=["lookups"], route_class=LeanRoute)
 

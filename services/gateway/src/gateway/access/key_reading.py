@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.spans import UNTRACED, StoreSpans
+from common.telemetry.spans import UNTRACED, StoreSpans
 from gateway.access import key_store
 from gateway.access.key_directory import Known
 

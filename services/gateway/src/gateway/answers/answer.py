@@ -9,8 +9,9 @@ import orjson
 from opentelemetry import trace
 from starlette.responses import Response
 
-from common import conventions, wire
+from common import wire
 from common.errors import RateLimited, envelope
+from common.telemetry import conventions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from common import sse
+from common.streams import sse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from common import sse, usage, wire
+from common import usage, wire
 from common.errors import DeadlineExceeded, UpstreamFailed
-from common.event_stream import relay_chat
-from common.watchdog import Watchdog
+from common.streams import sse
+from common.streams.event_stream import relay_chat
+from common.streams.watchdog import Watchdog
 from gateway.answers.answer import OK, of_upstream, passed_on
 from gateway.answers.chat_shapes import NotAChatAnswerError
 from gateway.answers.metering import Meter

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
-from common import sse, wire
+from common import wire
 from common.deadline import Patience
 from common.errors import DeadlineExceeded, ServiceError, Unavailable, UpstreamFailed
-from common.event_stream import AlreadyToldError, EventStream, watched
-from common.telemetry import note_error
+from common.streams import sse
+from common.streams.event_stream import AlreadyToldError, EventStream, watched
+from common.telemetry.traces import note_error
 from gateway import tracing
 from gateway.answers.answer import OK, Answer, headers_of, passed_on
 from gateway.answers.chat_shapes import NotAChatAnswerError, completion_of, events_of, without_usage

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from common import sse
+from common.streams import sse
 from common.usage import Usage, take_comment
 from gateway.answers.chat_shapes import split
 from gateway.limits.estimate import input_tokens

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from common import sse
+from common.streams import sse
 from gateway.answers.chat_shapes import NotAChatAnswerError, chunks_of, completion_of, events_of, split, without_usage
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from common.background import end
 from common.errors import DeadlineExceeded, ServiceError
-from common.event_stream import AlreadyToldError
+from common.streams.event_stream import AlreadyToldError
 from gateway import tracing
 from gateway.caching.cache_client import CacheClient, Follow, Found, Lead
 from gateway.caching.hot_entries import Hit, HotEntries

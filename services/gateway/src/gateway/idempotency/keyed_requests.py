@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.deadline import Patience
 from common.errors import ServiceError
-from common.event_stream import EventStream
+from common.streams.event_stream import EventStream
 from gateway.idempotency.errors import HEADER, BadIdempotencyKey, IdempotencyKeyReused
 from gateway.idempotency.execution import Execution, Outcome
 from gateway.idempotency.run import Follower

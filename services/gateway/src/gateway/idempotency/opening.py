@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis
 
-    from common.spans import StoreSpans
+    from common.telemetry.spans import StoreSpans
     from gateway.settings import Settings
 
 

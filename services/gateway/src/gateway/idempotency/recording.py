@@ -12,7 +12,7 @@ import orjson
 from starlette.responses import Response
 
 from common import wire
-from common.event_stream import AlreadyToldError
+from common.streams.event_stream import AlreadyToldError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from redis.exceptions import RedisError
 
-from common.spans import UNTRACED, StoreSpans
+from common.telemetry.spans import UNTRACED, StoreSpans
 from gateway.errors import StoreUnavailableError
 
 if TYPE_CHECKING:

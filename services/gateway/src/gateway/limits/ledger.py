@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from common.background import end
-from common.spans import UNTRACED, StoreSpans
+from common.telemetry.spans import UNTRACED, StoreSpans
 from gateway.limits.errors import LimitsStoreAwayError
 from gateway.limits.store import LimitsStore, load_script
 

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from common.spans import UNTRACED, StoreSpans
+from common.telemetry.spans import UNTRACED, StoreSpans
 from gateway.limits import headers as shown
 from gateway.limits.admission import Admission
 from gateway.limits.demand import demand_of, rate_of

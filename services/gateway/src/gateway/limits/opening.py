@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from common.spans import StoreSpans
 from common.stores import close, connect, is_reachable
+from common.telemetry.spans import StoreSpans
 from gateway.limits.learning import Experience
 from gateway.limits.ledger import Ledger
 from gateway.limits.limiter import Limiter

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.background import end
-from common.spans import UNTRACED, StoreSpans
+from common.telemetry.spans import UNTRACED, StoreSpans
 from gateway.limits.errors import LimitsStoreAwayError
 from gateway.limits.store import LimitsStore, load_script
 

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from common import wire
 from common.deadline import Deadline, Patience
 from common.errors import InvalidRequest, ServiceError
-from common.event_stream import EventStream
 from common.identity import HopIdentity
+from common.streams.event_stream import EventStream
 from gateway.call import Call
 from gateway.dependencies import (
     CallFactory,

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from common import wire
 from common.deadline import Patience
 from common.errors import ServiceError
-from common.event_stream import EventStream
+from common.streams.event_stream import EventStream
 from inference.dependencies import Asked, note_route, platform_call, question, report_usage, state_of
 from inference.questions import Question
 

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from common import wire
 from common.errors import ServiceError
-from common.event_stream import EventStream
+from common.streams.event_stream import EventStream
 from jobs.dead_letters import refuse_unless_accepted
 from jobs.dependencies import Identity, state_of, tenant_call
 from jobs.errors import NoSuchJob, RequestTooLarge

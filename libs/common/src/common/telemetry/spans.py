@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from common import conventions, metrics
-from common.telemetry import is_sampled
+from common.telemetry import conventions, metrics
+from common.telemetry.traces import is_sampled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

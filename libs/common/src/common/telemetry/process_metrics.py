@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.background import running
-from common.metrics import reading, reading_each
+from common.telemetry.metrics import reading, reading_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
 
     from common.overload.shedder import Shedder
-    from common.refusals import Refusals
+    from common.telemetry.refusals import Refusals
 
 LAG_SAMPLE_S = 0.1
 LAG_WINDOW_S = 15.0

@@ -1,7 +1,7 @@
 """The server spans of inner hops: one for each request, from its head to the end of all that it holds.
 
-Ours, where only the platform calls, and not contrib's, which `common.edge_spans` has where strangers do: that one takes
-0.3 ms a hop, 0.1 ms of it where nothing is recorded. Source: semantic conventions for HTTP spans (stable).
+Ours, where only the platform calls, and not contrib's, which `common.telemetry.edge_spans` has where strangers do: that
+one takes 0.3 ms a hop, 0.1 ms of it where nothing is recorded. Source: semantic conventions for HTTP spans (stable).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from common import conventions
 from common.health import PATHS as HEALTH_PATHS
-from common.http_metrics import known_method, route_of
+from common.telemetry import conventions
+from common.telemetry.http_metrics import known_method, route_of
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context

@@ -11,7 +11,7 @@ from wsgiref.simple_server import WSGIRequestHandler
 from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from common.exemplars import ExemplarReader, ExemplarRegistry
+from common.telemetry.exemplars import ExemplarReader, ExemplarRegistry
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricReader

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from common.metrics import reading
+from common.telemetry.metrics import reading
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter

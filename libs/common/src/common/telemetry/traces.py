@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
-from common import conventions
+from common.telemetry import conventions
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics import MeterProvider
@@ -27,7 +27,7 @@ def provider_from_environment(service: str) -> TracerProvider | None:
         return None
     from opentelemetry.sdk.resources import SERVICE_NAME, Resource  # noqa: PLC0415  # costs memory
 
-    from common.span_export import ExportingProvider  # noqa: PLC0415  # as above
+    from common.telemetry.span_export import ExportingProvider  # noqa: PLC0415  # as above
 
     return ExportingProvider(Resource.create({SERVICE_NAME: service}))
 

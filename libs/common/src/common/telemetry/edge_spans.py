@@ -24,8 +24,8 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from common import conventions
 from common.health import PATHS as HEALTH_PATHS
+from common.telemetry import conventions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,7 +57,7 @@ def instrument(app: FastAPI, provider: TracerProvider, *, is_ours: Callable[[str
     FastAPIInstrumentor.instrument_app(
         app,
         tracer_provider=provider,
-        meter_provider=NoOpMeterProvider(),  # see `common.http_metrics`
+        meter_provider=NoOpMeterProvider(),  # see `common.telemetry.http_metrics`
         excluded_urls=",".join(f"{path}$" for path in HEALTH_PATHS),
         exclude_spans=["receive", "send"],
         server_request_hook=_enter,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from opentelemetry import trace
 
-from common.log_storms import Storms
+from common.telemetry.log_storms import Storms
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -169,5 +169,5 @@ def configure(service: str, level: str, stream: TextIO | None = None) -> None:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    # A stream that ends abnormally on purpose (common.event_stream) makes uvicorn say so; our own line says why.
+    # A stream that ends abnormally on purpose (streams.event_stream) makes uvicorn say so; our own line says why.
     return not (record.name == "uvicorn.error" and record.msg.startswith("ASGI callable returned without completing"))

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import httpx2
 from starlette.responses import Response
 
-from common import sse
 from common.errors import ClientGone, DeadlineExceeded, ServiceError, Unavailable, UpstreamFailed
-from common.telemetry import note_error
-from common.watchdog import Watchdog
+from common.streams import sse
+from common.streams.watchdog import Watchdog
+from common.telemetry.traces import note_error
 from common.wire import EVENT_STREAM
 
 if TYPE_CHECKING:
