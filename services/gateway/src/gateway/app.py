@@ -6,9 +6,9 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
+from common.guard.door import Door
 from common.health import Health
 from common.http_client import create_client
-from common.http_guard import Door
 from common.identity import HopSigner, HopVerifier
 from common.overload.gate import watching
 from common.overload.memory import memory_gauge
