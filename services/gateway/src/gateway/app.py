@@ -30,6 +30,7 @@ from gateway.access.trusted_traces import TrustedTraces
 from gateway.admission.turnstile import Turnstile
 from gateway.caching.opening import open_completions
 from gateway.catalogue import ModelCatalogue
+from gateway.decision import note_error
 from gateway.dependencies import State
 from gateway.governor import Governor
 from gateway.idempotency.opening import open_keyed_requests
@@ -118,6 +119,7 @@ def create_app(
         is_ours=trusted.is_of,
         shedder=shedder,
         refusals=refusals,
+        note_error=note_error,
     )
 
 

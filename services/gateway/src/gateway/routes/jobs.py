@@ -27,7 +27,7 @@ from gateway.dependencies import (
 from gateway.idempotency.errors import HEADER
 from gateway.idempotency.keyed_requests import key_in
 from gateway.jobs.jobs_client import CALL_S, OPERATOR, JobsClient, relayed
-from gateway.jobs.submissions import JobRequest, judge, rendered
+from gateway.jobs.submissions import JobRequest, rendered
 from gateway.requests import check
 from gateway.routes.describe import ERRORS, json_body
 
@@ -113,9 +113,7 @@ async def cancel_job(request: Request, calls: Calls, job_id: JobId) -> Response:
 
 async def submit(request: Request, calls: CallFactory, asked: JobRequest) -> Response:
     """Judge what is to run later as if it ran now, pay the request rate, and have it accepted."""
-    settings = state_of(request)["settings"]
-    judged = judge(asked.endpoint, asked.body, default_model=settings.default_model, denied=settings.denied_fields)
-    call = calls(judged.endpoint, judged.body, is_stream=judged.is_stream, choices=judged.choices)
+    call = calls(asked.endpoint, asked.body)
     key = key_in(request.headers)
 
     async def accept(admitted: Call) -> Response:
