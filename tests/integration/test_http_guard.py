@@ -172,7 +172,10 @@ REFUSED = {
     "15 TRACE": (b"TRACE /echo HTTP/1.1\r\nHost: a\r\n\r\n", 405),
     "17 a websocket": (HEAD + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: eA==\r\n\r\n", 426),
     "16 an upgrade with a body": (POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\n{}", 426),
-    "18 a chunk size of 64 bits": (POST + CHUNKED + b"\r\nffffffffffffffffff\r\n", 400),
+    "18 a chunk size of more than 64 bits": (POST + CHUNKED + b"\r\nffffffffffffffffff\r\n", 400),
+    "18 a chunk size of 64 bits": (POST + CHUNKED + b"\r\nffffffffffffffff\r\n", 413),
+    "18 the same with a part of it": (POST + CHUNKED + b"\r\n80000000;a=b\r\nabc\r\ndef", 413),
+    "18 the same behind another": (POST + CHUNKED + b"\r\n1\r\na\r\nfffffffffff\r\n", 413),
     "two keys": (HEAD + b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n", 400),
     "a key twice": (HEAD + b"Authorization: Bearer a\r\nauthorization: Bearer a\r\n\r\n", 400),
     "two types": (POST + b"Content-Type: application/json\r\nContent-Type: text/plain\r\n\r\n", 400),
@@ -180,6 +183,7 @@ REFUSED = {
     "chunks over HTTP/1.0": (b"POST /echo HTTP/1.0\r\nHost: a\r\n" + CHUNKED + b"\r\n0\r\n\r\n", 400),
     "a method that nobody knows": (b"FROB /echo HTTP/1.1\r\nHost: a\r\n\r\n", 405),
     "a method in lower case": (b"get /echo HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    "a bad head behind a good one": (HEAD + b"\r\n{ }" + HEAD + b"\r\n", 400),
     "no method at all": (b"nonsense\r\n\r\n", 400),
     "a path that is no ASCII": (b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "a NUL in a header": (HEAD + b"X-A: a\x00b\r\n\r\n", 400),
@@ -200,6 +204,7 @@ def test_a_bad_request_is_refused_in_the_one_shape_and_the_connection_closed(
 
 
 PASSED = {
+    "18 chunks that look like sizes": POST + CHUNKED + b"\r\n14\r\n\r\nffffffffffffffff\r\n\r\n0\r\n\r\n",
     "a Host with a port": b"GET /echo HTTP/1.1\r\nHost: a.b-c_d:8080\r\n\r\n",
     "a Host that is an address": b"GET /echo HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
     "11 absolute URI to this host": b"GET http://A/echo HTTP/1.1\r\nHost: a\r\n\r\n",

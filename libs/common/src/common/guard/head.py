@@ -141,7 +141,7 @@ class HeadReader(HttpToolsProtocol):
 
 
 def unreadable(error: httptools.HttpParserError, data: bytes) -> bytes:
-    """The answer to what the parser could not read, of which `data` came last."""
+    """The answer to what the parser could not read, `data`, if that began with it."""
     if isinstance(error, httptools.HttpParserInvalidMethodError) and _REQUEST_LINE.match(data):
         return method_not_allowed()  # else it may be anything: a TLS hello has no method either
     return bad_request("This is no valid HTTP/1.1 request.")

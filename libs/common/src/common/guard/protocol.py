@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import httptools
 
+from common.guard.chunks import ChunkReader
 from common.guard.door import Door, Network, is_in, unmapped
-from common.guard.head import MAX_HEAD_BYTES, HeadReader, unreadable
+from common.guard.head import MAX_HEAD_BYTES, unreadable
 from common.guard.open_bodies import until_closed
 from common.guard.refusals import Told, bad_request, code_of, head_too_large, refusal
 from common.telemetry.refusals import Refusals
@@ -47,7 +48,7 @@ def guarded(door: Door, refusals: Refusals | None = None) -> type[HttpGuard]:
     return type("HttpGuard", (HttpGuard,), attributes)
 
 
-class HttpGuard(HeadReader):
+class HttpGuard(ChunkReader):
     proxies: ClassVar[list[Network]] = []
     per_address: ClassVar[Counter[str]] = Counter()
     refusals: ClassVar[Refusals] = Refusals()
@@ -110,17 +111,20 @@ class HttpGuard(HeadReader):
         except httptools.HttpParserUpgrade:
             pass  # nothing is upgraded; see `on_headers_complete`
         except httptools.HttpParserError as error:
-            self._end(self._refusal or unreadable(error, data))
+            is_first = self._requests - requests <= 1
+            self._end(self._refusal or unreadable(error, data if is_first else b""))
         else:
-            self._await_the_rest(is_idle=was_idle and requests == self._requests)
+            self._await_the_rest(data, is_idle=was_idle and requests == self._requests)
 
-    def _await_the_rest(self, *, is_idle: bool) -> None:
+    def _await_the_rest(self, data: bytes, *, is_idle: bool) -> None:
         """Bound the time and size of what is incomplete. Most requests arrive at once and need no timer at all.
 
         `is_idle`: between two requests something came that begins none.
         """
         if not self._in_head:
-            if self._timer is None:
+            if self._announces_too_much(data):
+                self._end(refusal(413, "payload_too_large", "The request's body is too large."))
+            elif self._timer is None:
                 self._start_timer(self.door.body_timeout_s, self._body_is_late)
         elif self._has_begun or is_idle:
             if self._has_begun and self._head_bytes > MAX_HEAD_BYTES:  # a value that does not end is seen only here
