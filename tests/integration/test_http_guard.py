@@ -294,6 +294,22 @@ def test_16_an_upgrade_that_is_none_is_ignored_and_the_connection_closed(url: st
         assert is_closed(wire)
 
 
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/a%2fb", "/a%2fb"),
+        ("/%61", "/%61"),
+        ("/free/a%2Fb%20c", "/free/a/b c"),
+        ("/freed%2f", "/freed%2f"),
+        ("/a?b=%2f", "/a"),
+    ],
+)
+def test_22_a_path_is_what_it_says_but_where_it_may_hold_anything(target: str, path: str) -> None:
+    with served(Door(decoded_below=(b"/free/",))) as url:
+        told = echoed(talk(url, f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode()))
+    assert told["path"] == path
+
+
 def test_19_what_stands_in_trailers_is_ignored(url: str) -> None:
     data = POST + CHUNKED + b"Trailer: Authorization\r\n\r\n2\r\n{}\r\n0\r\nAuthorization: Bearer x\r\n\r\n"
     told = echoed(talk(url, data))

@@ -215,4 +215,5 @@ def door_of(settings: Settings) -> Door:
         trusted_proxies=settings.trusted_proxies,
         connections_per_address=settings.connections_per_address,
         body_timeout_s=settings.body_timeout_s + 5,  # the application's own limit comes first: it says more
+        decoded_below=(b"/v1/models/",),  # the SDKs encode the slash in a model's name
     )

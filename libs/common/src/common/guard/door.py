@@ -24,6 +24,8 @@ class Door:
     linger_s: int = 0
     """When the server stops: how long an idle connection stays open after its last answer, if that did not close it."""
     header_timeout_s: float = HEADER_TIMEOUT_S
+    decoded_below: tuple[bytes, ...] = ()
+    """Paths below which `%2f` and its like stand for what they encode; everywhere else for themselves: for no route."""
 
     def networks(self) -> list[Network]:
         return [ipaddress.ip_network(proxy, strict=False) for proxy in self.trusted_proxies]

@@ -96,6 +96,9 @@ class HeadReader(HttpToolsProtocol):
         self._in_head = False
         self._check_head()
         super().on_headers_complete()
+        if b"%" in self.url and not self.scope["raw_path"].startswith(self.door.decoded_below):
+            # What stands in front decides by the path as it is sent: `/admin%2fkeys` must not come to `/admin/keys`.
+            self.scope["path"] = self.scope["raw_path"].decode("ascii")
 
     def on_message_complete(self) -> None:
         self._in_head = True
@@ -117,6 +120,8 @@ class HeadReader(HttpToolsProtocol):
         if self.parser.get_method() in (b"CONNECT", b"TRACE"):
             self._refuse(method_not_allowed())
         self._check_host()
+        if b"#" in self.url:  # RFC 9112, 3.2: a target has no fragment
+            self._refuse(bad_request("The request's target has a fragment."))
         if len(self._framing) > 1 or (self._framing and self._framing[0] not in (b"", b"chunked")):
             self._refuse(bad_request("The length of the request's body is ambiguous."))
         if version == "1.0":
@@ -131,9 +136,10 @@ class HeadReader(HttpToolsProtocol):
         host = self._said_once.get(b"host")
         if host is None or not _HOST.fullmatch(host):
             self._refuse(_bad_host())
-        absolute = None if self.url[:1] == b"/" else _ABSOLUTE.match(self.url)
-        if absolute is not None and absolute[1].lower() != host.lower():
-            self._refuse(refusal(400, "bad_host", "The request's target and its Host header differ."))
+        if self.url[:1] != b"/" and self.url != b"*":
+            absolute = _ABSOLUTE.match(self.url)
+            if absolute is None or absolute[1].lower() != host.lower():
+                self._refuse(refusal(400, "bad_host", "The request's target and its Host header differ."))
 
     def _refuse(self, answer: bytes) -> NoReturn:
         self._refusal = answer

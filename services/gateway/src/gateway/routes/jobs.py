@@ -15,6 +15,7 @@ from common.errors import InvalidRequest, ServiceError
 from common.identity import HopIdentity
 from common.streams.event_stream import EventStream
 from gateway.call import Call
+from gateway.decision import Decision
 from gateway.dependencies import (
     CallFactory,
     Calls,
@@ -97,7 +98,7 @@ async def follow_job(
         headers={} if last_event_id is None else {"last-event-id": last_event_id},
     )
     if response.status_code != _OK:
-        return _answer(response)
+        return _answer(request, response)
 
     async def finish(error: ServiceError | None) -> None:
         await response.aclose()
@@ -194,10 +195,13 @@ async def _passed(  # noqa: PLR0913  # an HTTP request, most by keyword
             headers=headers,
             patience_s=patience_s,
         )
-    return _answer(answer)
+    return _answer(request, answer)
 
 
-def _answer(response: httpx2.Response) -> Response:
+def _answer(request: Request, response: httpx2.Response) -> Response:
+    decision: Decision | None = request.scope["state"].get("decision")  # an operator's request has none
+    if decision is not None:
+        decision.note("status", response.status_code)
     headers = {name: response.headers[name] for name in _PASSED_ON if name in response.headers}
     return Response(response.content, response.status_code, headers, media_type=wire.JSON)
 
