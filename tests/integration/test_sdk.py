@@ -29,7 +29,7 @@ class Person(BaseModel):
 def test_a_tool_is_called_whether_streamed_or_not(sdk: OpenAI, prompt: str) -> None:
     asked = chat(prompt, tools=TOOLS, tool_choice="required")
     whole = sdk.chat.completions.create(**asked).choices[0]
-    (call,) = whole.message.tool_calls or ()
+    call = (whole.message.tool_calls or [])[0]
     assert (whole.finish_reason, call.type, call.type == "function" and call.function.name) == (
         "tool_calls",
         "function",
