@@ -238,7 +238,7 @@ class Bucket:
         limits, bits = self.limits, 0
         if limits.requests_per_minute is not None and self.requests + claim.request_us > MINUTE_US:
             bits |= REQUESTS
-        if limits.tokens_per_minute is not None and claim.tokens_us > 0 and self.tokens + claim.tokens_us > MINUTE_US:
+        if claim.tokens_us > 0 and self.tokens + claim.tokens_us > MINUTE_US:  # who takes none is refused for none
             bits |= TOKENS
         self.leases = {call: end for call, end in self.leases.items() if end > now}
         if limits.max_concurrency is not None and len(self.leases) >= limits.max_concurrency:

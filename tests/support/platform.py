@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
 
 T = TypeVar("T")
-_TLS = ssl.create_default_context()  # made once: nothing here speaks TLS, and each one costs a client 30 ms
+TLS = ssl.create_default_context()  # made once: nothing here speaks TLS, and each one costs a client 30 ms
 BOUND_S = 10
 NEVER_LATE_S = 60
 """All parts share one process here, and a busy machine makes them late: only tests of overload want to be refused."""
@@ -74,7 +74,7 @@ class Platform:
         """A plain client of the gateway: no retries, no opinion about bodies."""
         authorization = {"authorization": f"Bearer {key or self.key}"}
         return httpx2.Client(
-            base_url=self.gateway, headers=authorization | headers, timeout=BOUND_S, verify=_TLS, trust_env=False
+            base_url=self.gateway, headers=authorization | headers, timeout=BOUND_S, verify=TLS, trust_env=False
         )
 
     def sdk(self, key: str | None = None, max_retries: int = 0, **settings: Any) -> OpenAI:
@@ -84,7 +84,7 @@ class Platform:
             api_key=key or self.key,
             max_retries=max_retries,
             timeout=settings.pop("timeout", BOUND_S),
-            http_client=httpx2.Client(verify=_TLS, trust_env=False),
+            http_client=httpx2.Client(verify=TLS, trust_env=False),
             **settings,
         )
 
@@ -109,7 +109,7 @@ class Platform:
         return self._attempts()
 
     def _attempts(self, query: str = "") -> list[dict[str, Any]]:
-        answer = httpx2.get(f"{self.simulator}/_sim/requests?{query}", timeout=BOUND_S, verify=_TLS, trust_env=False)
+        answer = httpx2.get(f"{self.simulator}/_sim/requests?{query}", timeout=BOUND_S, verify=TLS, trust_env=False)
         found: list[dict[str, Any]] = answer.json()["requests"]
         return found
 
@@ -232,14 +232,22 @@ def worker(state_url: str, gateway_url: str, *, meter: Meter | None = None, **se
 
 
 def make_key(gateway_url: str, tenant: str) -> str:
-    answer = httpx2.post(
-        f"{gateway_url}/admin/keys",
-        json={"tenant": tenant, "name": "a test's"},
-        headers={"authorization": f"Bearer {ADMIN_KEY}"},
-        timeout=BOUND_S,
-        verify=_TLS,
-        trust_env=False,
-    )
-    answer.raise_for_status()
-    key: str = answer.json()["key"]
-    return key
+    return str(new_key(gateway_url, tenant=tenant)["key"])
+
+
+def new_key(gateway_url: str, *, tenant: str, **fields: Any) -> dict[str, Any]:
+    """A new key with its record; `fields` as `POST /admin/keys` takes them."""
+    asked = {"tenant": tenant, "name": "a test's"} | fields
+    with httpx2.Client(
+        headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=BOUND_S, verify=TLS, trust_env=False
+    ) as http:
+
+        def made() -> dict[str, Any] | None:
+            answer = http.post(f"{gateway_url}/admin/keys", json=asked)
+            if answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:  # a busy machine's store was late
+                return None
+            answer.raise_for_status()
+            found: dict[str, Any] = answer.json()
+            return found
+
+        return eventually(made)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import httpx2
 from pydantic import SecretStr
 
-from support.platform import Platform, eventually
+from support.platform import TLS, Platform, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ def replicas(stack: Platform, count: int, *, logs: Path | None = None, **setting
             running.callback(_end, process)
             started.append(Replica(f"http://127.0.0.1:{port}", process))
         for replica in started:
-            eventually(functools.partial(_is_ready, replica.url), within_s=_START_S)
+            eventually(functools.partial(_is_ready, replica.url, stack.key), within_s=_START_S)
         yield started
 
 
@@ -77,11 +77,16 @@ def _free_port() -> int:
         return port
 
 
-def _is_ready(url: str) -> bool:
+def _is_ready(url: str, key: str) -> bool:
+    """It serves and has looked up the key: on a busy machine the first look-up may miss its time, which is a 503."""
     try:
-        return httpx2.get(f"{url}/readyz", trust_env=False).status_code == httpx2.codes.OK
+        if httpx2.get(f"{url}/readyz", verify=TLS, trust_env=False).status_code != httpx2.codes.OK:
+            return False
+        authorization = {"authorization": f"Bearer {key}"}
+        asked = httpx2.post(f"{url}/generate", json={}, headers=authorization, verify=TLS, trust_env=False)
     except httpx2.TransportError:
         return False
+    return asked.status_code == httpx2.codes.BAD_REQUEST
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

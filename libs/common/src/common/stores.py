@@ -20,27 +20,31 @@ SMALL_WRITE_BYTES = 16 * 1024
 """What the socket's buffers take of a frozen server without a wait."""
 
 
-def connect(url: str, *, connections: int = CONNECTIONS) -> Redis:
-    """A client whose calls end within 300 ms, whatever the server does. Connects on first use."""
+def connect(url: str, *, connections: int = CONNECTIONS, call_timeout_s: float = CALL_TIMEOUT_S) -> Redis:
+    """A client whose calls end within `call_timeout_s` and 100 ms, whatever the server does. Connects on first use."""
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=connections,
         timeout=POOL_WAIT_S,
         socket_timeout=None,  # bounded by what follows
-        socket_connect_timeout=CALL_TIMEOUT_S,
+        socket_connect_timeout=call_timeout_s,
         # Once, and only for a broken connection: hides the server's restart. A timeout is never tried again.
         retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),
         health_check_interval=15,
     )
-    pool.connection_class = type("PatientConnection", (_Patient, pool.connection_class), {})
+    pool.connection_class = type(
+        "PatientConnection", (_Patient, pool.connection_class), {"call_timeout_s": call_timeout_s}
+    )
     return Redis.from_pool(pool)
 
 
 class _Patient(Connection):
-    """Bounds writing and reading by `CALL_TIMEOUT_S` of the store's time, not of this process's own.
+    """Bounds writing and reading by `call_timeout_s` of the store's time, not of this process's own.
 
     The client's own blames the store for a busy event loop (see `answered_within`) and makes a task of each write.
     """
+
+    call_timeout_s: float
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # redis's
         if not self.is_connected:
@@ -48,14 +52,14 @@ class _Patient(Connection):
         if sum(map(len, command)) < SMALL_WRITE_BYTES:
             return await super().send_packed_command(command, check_health)
         try:
-            async with answered_within(CALL_TIMEOUT_S):
+            async with answered_within(self.call_timeout_s):
                 await super().send_packed_command(command, check_health)
         except builtins.TimeoutError:
             raise TimeoutError from None
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            async with answered_within(CALL_TIMEOUT_S):
+            async with answered_within(self.call_timeout_s):
                 return await super().read_response(*args, **kwargs)
         except builtins.TimeoutError:
             raise TimeoutError from None
