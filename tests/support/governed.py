@@ -13,7 +13,7 @@ import simulator.app
 from simulator.settings import SimulatorSettings
 from simulator.transport import SimulatorProtocol
 from support.limits import unique
-from support.platform import ADMIN_KEY, BOUND_S, MODEL, UPSTREAM_KEY, Platform, platform
+from support.platform import ADMIN_KEY, BOUND_S, MODEL, TLS, UPSTREAM_KEY, Platform, platform
 from support.server import running
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class LimitedKey:
 def limited_key(stack: Platform, *, tenant: str | None = None, **fields: Any) -> LimitedKey:
     """Make a key; `fields` as `POST /admin/keys` takes them."""
     tenant = tenant or unique("tenant")
-    with httpx2.Client(base_url=stack.gateway, timeout=BOUND_S, trust_env=False) as client:
+    with httpx2.Client(base_url=stack.gateway, timeout=BOUND_S, verify=TLS, trust_env=False) as client:
         answer = client.post(
             "/admin/keys",
             json={"tenant": tenant, "name": "a test's", **fields},

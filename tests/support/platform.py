@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
 
 T = TypeVar("T")
-_TLS = ssl.create_default_context()  # made once: nothing here speaks TLS, and each one costs a client 30 ms
+TLS = ssl.create_default_context()  # made once: nothing here speaks TLS, and each one costs a client 30 ms
 BOUND_S = 10
+_PAUSE_S = 0.005
 NEVER_LATE_S = 60
 """All parts share one process here, and a busy machine makes them late: only tests of overload want to be refused."""
 MODEL = "sim-small"
@@ -75,7 +76,7 @@ class Platform:
         """A plain client of the gateway: no retries, no opinion about bodies."""
         authorization = {"authorization": f"Bearer {key or self.key}"}
         return httpx2.Client(
-            base_url=self.gateway, headers=authorization | headers, timeout=BOUND_S, verify=_TLS, trust_env=False
+            base_url=self.gateway, headers=authorization | headers, timeout=BOUND_S, verify=TLS, trust_env=False
         )
 
     def sdk(self, key: str | None = None, max_retries: int = 0, **settings: Any) -> OpenAI:
@@ -85,7 +86,7 @@ class Platform:
             api_key=key or self.key,
             max_retries=max_retries,
             timeout=settings.pop("timeout", BOUND_S),
-            http_client=httpx2.Client(verify=_TLS, trust_env=False),
+            http_client=httpx2.Client(verify=TLS, trust_env=False),
             **settings,
         )
 
@@ -110,17 +111,18 @@ class Platform:
         return self._attempts()
 
     def _attempts(self, query: str = "") -> list[dict[str, Any]]:
-        answer = httpx2.get(f"{self.simulator}/_sim/requests?{query}", timeout=BOUND_S, verify=_TLS, trust_env=False)
+        answer = httpx2.get(f"{self.simulator}/_sim/requests?{query}", timeout=BOUND_S, verify=TLS, trust_env=False)
         found: list[dict[str, Any]] = answer.json()["requests"]
         return found
 
 
 def eventually(look: Callable[[], T | None], within_s: float = BOUND_S) -> T:
-    """What `look` finds as soon as it finds something; each look is a round trip to a server."""
+    """What `look` finds as soon as it finds something. Between looks those who are waited for have the processor."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if found := look():
             return found
+        time.sleep(_PAUSE_S)
     raise TimeoutError
 
 
@@ -239,7 +241,7 @@ def make_key(gateway_url: str, tenant: str) -> str:
         json={"tenant": tenant, "name": "a test's"},
         headers={"authorization": f"Bearer {ADMIN_KEY}"},
         timeout=BOUND_S,
-        verify=_TLS,
+        verify=TLS,
         trust_env=False,
     )
     answer.raise_for_status()
