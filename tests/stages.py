@@ -1,8 +1,8 @@
 """`stages.py CHECK`: everything that CI runs, CHECK (a command line) and every test, in three stages.
 
 1. CHECK beside unit and contract tests: they want a processor as it does, and care for no clock.
-2. Integration tests beside those of the whole stack: while the one waits, the other works.
-3. What is marked `measured`, and then chaos, alone.
+2. Integration tests beside those of the whole stack and chaos: while the one waits, the other works.
+3. What is marked `measured`, of all these, alone.
 
 In a stage the first has the terminal; the others' reports follow when all have ended. Only a CHECK that fails ends it
 early.
@@ -11,6 +11,7 @@ early.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+BESIDE = (("tests/integration",), ("tests/e2e", "tests/chaos"))
 OF_CHECK = ("tests/unit/infra/k8s/test_sources.py", "tests/unit/infra/k8s/test_rendered.py")
 
 
@@ -28,11 +30,9 @@ def main(check: str) -> int:
     checked, unit = stage(["sh", "-c", check], units)
     if checked:
         return checked
-    folders = ("tests/integration", "tests/e2e")
-    beside = stage(*(pytest("-m", "not measured", folder) for folder in folders))
-    measured = stage(pytest("-m", "measured", *folders))
-    chaos = stage(pytest("tests/chaos"))
-    return max(unit, *beside, *measured, *chaos)
+    beside = stage(*(pytest("-m", "not measured", *folders) for folders in BESIDE))
+    alone = stage(pytest("-m", "measured", *itertools.chain(*BESIDE)))
+    return max(unit, *beside, *alone)
 
 
 def pytest(*arguments: str) -> list[str]:

@@ -21,7 +21,7 @@ from support.valkey import valkey
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.measured, pytest.mark.timeout(300)]
 
 REPLICAS = 3
 CALLERS_A_REPLICA = 3
