@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.measured]
 DURATION_S = float(os.environ.get("SPILLWAY_CHAOS_S") or times(4, 600))
 SEED = int(os.environ.get("SPILLWAY_CHAOS_SEED") or 1)
 RECOVERED_WITHIN_S = 5.0

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from support.valkey import Valkey
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.measured]
 CALLERS = times(90, 500)
 TAKEN_OVER_WITHIN_S = 5.0 + 1.0
 """The lease, should the leader die between two attendances, and a second. Mostly it is milliseconds."""

@@ -320,6 +320,7 @@ class Faults:
 
 
 @pytest.mark.chaos
+@pytest.mark.measured
 @pytest.mark.parametrize("fault", ["frozen", "killed", "blackholed", "read-only"])
 def test_without_its_store_the_gateway_limits_alone_and_is_exact_again_soon(
     state_store: Valkey, cache_store: Valkey, tmp_path: Path, prompt: str, fault: str
