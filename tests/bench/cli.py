@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -17,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import stack
+from bench.load_process import drive
+from bench.yardstick import yardstick_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -91,7 +91,7 @@ class Seen:
     load: dict[str, Any]
     upstream_calls: int
     yardstick_ms: float
-    """How slow the machine was: see `_yardstick_ms`."""
+    """How slow the machine was: see `bench.yardstick`."""
 
     @property
     def total_ms(self) -> float:
@@ -151,24 +151,13 @@ def _arguments() -> argparse.Namespace:
     return asked
 
 
-def _yardstick_ms() -> float:
-    """CPU time of a fixed piece of pure Python, before and after each lane.
-
-    A virtual machine's processor is twice as slow whenever a neighbour wants its other half, and no counter says so.
-    """
-    started = time.process_time()
-    for _ in range(20):
-        json.loads(json.dumps({str(number): [number] * 10 for number in range(500)}))
-    return (time.process_time() - started) * 1000
-
-
 def _start_s(tracing: str) -> float:
     with stack.running(tracing) as started:
         return started.start_s
 
 
 def _measure(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: int) -> Seen:
-    yardstick_ms = _yardstick_ms()
+    before_ms = yardstick_ms()
     _, last_call = running.upstream_calls()
     before = running.cpu_ms()
     load = _drive(lane, running, asked, round_, round(lane.requests * asked.requests))
@@ -176,7 +165,7 @@ def _measure(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_
     after = running.cpu_ms()
     cpu_ms = {name: (after[name] - before[name]) / max(load["answers"], 1) for name in before}
     upstream_calls, _ = running.upstream_calls(last_call)
-    return Seen(cpu_ms, load, upstream_calls, (yardstick_ms + _yardstick_ms()) / 2)
+    return Seen(cpu_ms, load, upstream_calls, (before_ms + yardstick_ms()) / 2)
 
 
 def _drive(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: int, requests: int) -> dict[str, Any]:
@@ -195,12 +184,7 @@ def _drive(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: 
         "cache": None if round_ == 0 else lane.cache,  # the warm-up makes the entry that is hit
         "events": _CHUNKS + 1 if lane.is_stream else 0,
     }
-    generator = subprocess.run(  # noqa: S603  # our own
-        [sys.executable, str(Path(__file__).with_name("load.py"))],
-        input=json.dumps(order).encode(), stdout=subprocess.PIPE, check=True,
-    )  # fmt: skip
-    load: dict[str, Any] = json.loads(generator.stdout)
-    return load
+    return drive(order)
 
 
 def _report(
