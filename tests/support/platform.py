@@ -22,7 +22,7 @@ import jobs.app
 import jobs.settings
 import jobs.worker
 import simulator.app
-from common.http_guard import guarded
+from common.guard.protocol import guarded
 from simulator.settings import SimulatorSettings
 from simulator.transport import SimulatorProtocol
 from support.instruments import Instruments

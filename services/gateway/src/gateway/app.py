@@ -6,9 +6,9 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
+from common.guard.door import Door
 from common.health import Health
 from common.http_client import create_client
-from common.http_guard import Door
 from common.identity import HopSigner, HopVerifier
 from common.overload.gate import watching
 from common.overload.memory import memory_gauge
@@ -30,6 +30,7 @@ from gateway.access.trusted_traces import TrustedTraces
 from gateway.admission.turnstile import Turnstile
 from gateway.caching.opening import open_completions
 from gateway.catalogue import ModelCatalogue
+from gateway.decision import note_error
 from gateway.dependencies import State
 from gateway.governor import Governor
 from gateway.idempotency.opening import open_keyed_requests
@@ -120,6 +121,7 @@ def create_app(
         is_ours=trusted.is_of,
         shedder=shedder,
         refusals=refusals,
+        note_error=note_error,
     )
 
 
@@ -217,4 +219,5 @@ def door_of(settings: Settings) -> Door:
         trusted_proxies=settings.trusted_proxies,
         connections_per_address=settings.connections_per_address,
         body_timeout_s=settings.body_timeout_s + 5,  # the application's own limit comes first: it says more
+        decoded_below=(b"/v1/models/",),  # the SDKs encode the slash in a model's name
     )
