@@ -49,10 +49,21 @@ class Stack:
     """From the first process started to the first answer of a model through the gateway."""
     pids: Mapping[str, int]
     """Of our processes: services and stores; not the simulator's nor the sink's."""
+    relays: Mapping[str, tuple[int, int]]
+    """Port and pid of each bare relay before the simulator that was asked for."""
+
+    def behind(self, relay: str) -> Stack:
+        """The same with that relay alone for our processes."""
+        port, pid = self.relays[relay]
+        return replace(self, gateway_port=port, pids={relay: pid})
 
     def cpu_ms(self) -> dict[str, float]:
         """User and system time of each process since it started. Source: proc(5), stat, fields 14 and 15."""
         return {name: _cpu_ms(pid) for name, pid in self.pids.items()}
+
+    def system_ms(self) -> dict[str, float]:
+        """The kernel's part of it."""
+        return {name: _times_ms(pid)[1] for name, pid in self.pids.items()}
 
     def upstream_calls(self, after: int = 0) -> tuple[int, int]:
         """How many the simulator got after that one of its numbers, and the number of the last."""
@@ -70,8 +81,13 @@ class Stack:
 
 
 def _cpu_ms(pid: int) -> float:
+    return sum(_times_ms(pid))
+
+
+def _times_ms(pid: int) -> tuple[float, float]:
+    """User and system time."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * 1000 / _TICKS_PER_S
+    return int(fields[11]) * 1000 / _TICKS_PER_S, int(fields[12]) * 1000 / _TICKS_PER_S
 
 
 def _pss_mb(pid: int) -> float:
@@ -82,13 +98,15 @@ def _pss_mb(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def running(tracing: str, **settings: str) -> Iterator[Stack]:
+def running(tracing: str, *, relays: Iterable[str] = (), **settings: str) -> Iterator[Stack]:
     """Start everything, yield once a model answered through the gateway, stop everything.
 
-    `tracing` is `off` or the share of requests that are traced; `settings` are further environment variables.
+    `tracing` is `off` or the share of requests that are traced; `settings` are further environment variables. `relays`:
+    kinds of bare relays that are wanted as well.
     Raises `RuntimeError` with a service's own words when the stack does not come up.
     """
-    ports = _free_ports((*SERVICES, "simulator", "sink", *(store.part for store in STORES)))
+    relays = tuple(relays)
+    ports = _free_ports((*SERVICES, "simulator", "sink", *(store.part for store in STORES), *relays))
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         environment, pepper = _environment(ports, tracing, home)
@@ -103,10 +121,12 @@ def running(tracing: str, **settings: str) -> Iterator[Stack]:
         for name in (*SERVICES, "simulator"):
             pids[name] = _start(stack, name, [sys.executable, "-m", name], environment, home)
         _start(stack, "sink", [sys.executable, str(_HERE / "sink.py"), str(ports["sink"])], environment, home)
+        bare = {name: (ports[name], _start_relay(stack, name, ports, environment, home)) for name in relays}
         key, limited_key = asyncio.run(_make_keys(environment["GATEWAY_STATE_URL"], pepper))
         _await_answer(ports["gateway"], key, home)
         del pids["simulator"]
-        yield Stack(ports["gateway"], ports["simulator"], key, limited_key, time.perf_counter() - started, pids)
+        start_s = time.perf_counter() - started
+        yield Stack(ports["gateway"], ports["simulator"], key, limited_key, start_s, pids, bare)
 
 
 def _free_ports(names: Iterable[str]) -> dict[str, int]:
@@ -124,6 +144,13 @@ def _start(
     process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603  # our own
     stack.callback(_stop, process)
     return process.pid
+
+
+def _start_relay(
+    stack: contextlib.ExitStack, name: str, ports: Mapping[str, int], environment: Mapping[str, str], home: Path
+) -> int:
+    where = (str(ports[name]), str(ports["simulator"]))
+    return _start(stack, name, [sys.executable, str(_HERE / "bare_relay.py"), name, *where], environment, home)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
