@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import httpx2
 from starlette.responses import Response
@@ -20,8 +20,7 @@ from common.telemetry.traces import note_error
 from common.wire import EVENT_STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
@@ -41,77 +40,96 @@ class AlreadyToldError(UpstreamFailed):
     """The stream broke, and the client has been told, or cannot be."""
 
 
-async def relay_chat(
-    chunks: AsyncIterator[bytes],
-    stream: sse.ChatStream,
-    silence: Watchdog | None = None,
-    *,
-    first: bytes = b"",
-    trailer: Callable[[], bytes] = bytes,
-) -> AsyncIterator[bytes]:
-    """Pass the whole events of an upstream's chat stream on; end well only if the answer was complete.
+class ChatRelay:
+    """Passes the whole events of an upstream's chat stream on; ends well only if the answer was complete.
 
     `first` are events that `stream` has seen already. `silence` bounds the time between two events with content:
     comments do not count. What `trailer` makes goes right before `[DONE]`, because readers stop there.
 
     Raises `UpstreamFailed` when the upstream broke off, ended early or sent what is no stream of chat events,
-    `DeadlineExceeded` when it fell silent or the deadline of `silence` passed.
+    `DeadlineExceeded` when it fell silent or the deadline of `silence` passed. No generator: what one yields travels as
+    an exception.
     """
-    waiting: AbstractContextManager[object] = silence or contextlib.nullcontext()
-    try:
-        with _as_service_errors(stream, silence):
-            content = 0
-            if first:
-                yield first
-                content = _heard(silence, stream, content)
-            ended = stream.is_done
-            while not ended:
-                with waiting:
-                    chunk = await anext(chunks, None)
-                if chunk is not None and (events := stream.feed(chunk)):
-                    yield events
-                content = _heard(silence, stream, content)
-                ended = chunk is None or stream.is_done
-    finally:
-        if silence is not None:
-            silence.close()
+
+    __slots__ = ("_chunks", "_content", "_first", "_has_ended", "_is_told", "_silence", "_stream", "_trailer")
+
+    def __init__(
+        self,
+        chunks: AsyncIterator[bytes],
+        stream: sse.ChatStream,
+        silence: Watchdog,
+        *,
+        first: bytes = b"",
+        trailer: Callable[[], bytes] = bytes,
+    ) -> None:
+        self._chunks = chunks
+        self._stream = stream
+        self._silence = silence
+        self._first = first
+        self._trailer = trailer
+        self._content = 0
+        self._has_ended = stream.is_done
+        self._is_told = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        stream, silence = self._stream, self._silence
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        try:
+            while not self._has_ended:
+                if stream.content_events != self._content:
+                    self._content = stream.content_events
+                    silence.heard()
+                    if silence.is_past_deadline:
+                        raise TimeoutError  # noqa: TRY301  # as the wait would
+                with silence:
+                    chunk = await self._chunks.__anext__()
+                events = stream.feed(chunk)
+                self._has_ended = stream.is_done
+                if events:
+                    return events
+        except StopAsyncIteration:
+            self._has_ended = True
+        except (httpx2.HTTPError, TimeoutError, sse.MalformedStreamError) as error:
+            raise _as_service_error(error, stream, silence) from error
+        return await self._end()
+
+    async def _end(self) -> bytes:
+        self._silence.close()
+        if self._is_told:
+            # The answer is whole, however its connection ends; a normal end lets the connection be used again.
+            with contextlib.suppress(httpx2.HTTPError, TimeoutError):
+                async with asyncio.timeout(END_GRACE_S):
+                    async for _ in self._chunks:
+                        pass
+            raise StopAsyncIteration
+        if self._stream.failed:
+            raise AlreadyToldError("The upstream reported an error.")
+        if not self._stream.is_complete:
+            raise UpstreamFailed("The answer ended before it was complete.", code="stream_interrupted")
+        self._is_told = True
+        return self._trailer() + sse.DONE
+
+    async def aclose(self) -> None:
+        self._silence.close()
+
+
+def _as_service_error(error: Exception, stream: sse.ChatStream, silence: Watchdog) -> ServiceError:
+    if isinstance(error, sse.StreamTooLargeError):
+        return UpstreamFailed("The upstream's answer is too large.", code="stream_too_large")
+    if isinstance(error, sse.MalformedStreamError):
+        return UpstreamFailed("The upstream sent a malformed stream.", code="stream_malformed")
     if stream.failed:
-        raise AlreadyToldError("The upstream reported an error.")
-    if not stream.is_complete:
-        raise UpstreamFailed("The answer ended before it was complete.", code="stream_interrupted")
-    yield trailer() + sse.DONE
-    # The answer is whole, however its connection ends; a normal end lets the connection be used again.
-    with contextlib.suppress(httpx2.HTTPError, TimeoutError):
-        async with asyncio.timeout(END_GRACE_S):
-            async for _ in chunks:
-                pass
-
-
-def _heard(silence: Watchdog | None, stream: sse.ChatStream, content: int) -> int:
-    """Tell `silence` if there is more content than that, and return how much there is."""
-    if silence is not None and stream.content_events != content:
-        silence.heard()
-        if silence.is_past_deadline:
-            raise TimeoutError
-    return stream.content_events
-
-
-@contextlib.contextmanager
-def _as_service_errors(stream: sse.ChatStream, silence: Watchdog | None) -> Iterator[None]:
-    try:
-        yield
-    except (httpx2.HTTPError, TimeoutError) as error:
-        if stream.failed:
-            raise AlreadyToldError("The upstream reported an error.") from error
-        if silence is not None and silence.is_past_deadline:
-            raise DeadlineExceeded("The request's deadline passed.") from error
-        if isinstance(error, httpx2.TimeoutException | TimeoutError):
-            raise DeadlineExceeded("The answer stalled before its end.", code="stream_stalled") from error
-        raise UpstreamFailed("The answer broke off before its end.", code="stream_interrupted") from error
-    except sse.StreamTooLargeError as error:
-        raise UpstreamFailed("The upstream's answer is too large.", code="stream_too_large") from error
-    except sse.MalformedStreamError as error:
-        raise UpstreamFailed("The upstream sent a malformed stream.", code="stream_malformed") from error
+        return AlreadyToldError("The upstream reported an error.")
+    if silence.is_past_deadline:
+        return DeadlineExceeded("The request's deadline passed.")
+    if isinstance(error, httpx2.TimeoutException | TimeoutError):
+        return DeadlineExceeded("The answer stalled before its end.", code="stream_stalled")
+    return UpstreamFailed("The answer broke off before its end.", code="stream_interrupted")
 
 
 async def watched(chunks: AsyncIterator[bytes], *, gap_s: float, deadline: Deadline) -> AsyncIterator[bytes]:
