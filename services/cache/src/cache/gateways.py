@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOTED_EVERY_S = 0.2
-GONE_AFTER_MS = 600
-"""Without a note: the replica that saw it stands still, or died as well. With the quarter of a second until a follower's
-stream looks again, a flight is given up within 0.9 s.
+NOTED_EVERY_S = 0.15
+GONE_AFTER_MS = 500
+"""Without a note: the replica that saw it stands still, or died as well. A follower's stream looks each 0.25 s, so that
+a flight is given up within 0.75 s.
 """
 REMEMBERED_MS = 10_000
-"""Longer than a flight without its leader. A gateway of which nothing is known is not gone: the store may have forgotten
-it, or it is of a release that does not show itself. Its leases decide.
+"""Longer than a flight without its leader. A gateway of which nothing is known is not gone: it may be of a release that
+does not show itself, or the store may have forgotten it. Its leases decide.
 """
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from gateway.caching.cache_client import CacheClient, Follow
 
-SILENCE_S = 0.75
+SILENCE_S = 0.6
 """A follower's connection shows a sign of life four times a second; without any the flight is looked up again."""
 ATTENDANCE_TIMEOUT_S = 3.0
 PRESENCE_TIMEOUT_S = 5.0
