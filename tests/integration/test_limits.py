@@ -310,6 +310,10 @@ def test_the_record_names_nothing_that_a_caller_sent(stack: Platform) -> None:
     assert canary not in str(rows)
 
 
+BUSY_MACHINE_MS = 2_000
+"""Far more than its 250 ms, because a whole platform and its callers share this process."""
+
+
 class Load:
     """Callers that ask one after the other; what they got, and how long it took (s)."""
 
@@ -377,25 +381,37 @@ class Faults:
             client.replicaof(host, port)
 
 
+@pytest.fixture
+def stores(state_store: Valkey, cache_store: Valkey) -> tuple[Valkey, Valkey]:
+    return state_store, cache_store
+
+
 @pytest.mark.chaos
+@pytest.mark.measured
 @pytest.mark.parametrize("fault", ["frozen", "killed", "blackholed", "read-only"])
 def test_without_its_store_the_gateway_limits_alone_and_is_exact_again_soon(
-    state_store: Valkey, cache_store: Valkey, tmp_path: Path, prompt: str, fault: str
+    stores: tuple[Valkey, Valkey], tmp_path: Path, prompt: str, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """That one wait for it is 250 ms at most, to the millisecond, is under test in `unit/gateway/limits/test_store.py`:
+    here nobody waits a second time, however long the store is away.
+    """
     with contextlib.ExitStack() as parts:
         store = parts.enter_context(valkey("limits", tmp_path))
         proxy = parts.enter_context(faulty_proxy(store.url))
         url = proxy.url.replace("http://", "redis://")
-        stack = parts.enter_context(governed(state_store.url, cache_store.url, url, tmp_path))
+        state, cache = stores
+        stack = parts.enter_context(governed(state.url, cache.url, url, tmp_path))
         key = limited_key(stack, limits={"requests_per_minute": 1_000_000, "max_concurrency": 100})
         faults = Faults(store, lambda kind: setattr(proxy, "fault", kind))
         with Load(key, prompt).going() as load:
             eventually(lambda: sum(not one[2] for one in load.seen) >= 40)  # a busy machine's store may be late
             began = time.monotonic()
+            caplog.clear()
             faults.begin(fault)
             eventually(lambda: sum(one[2] for one in load.since(began)) >= 40)
-            healed = time.monotonic()
+            times_waited = sum(record.message == "limits_store_unavailable" for record in caplog.records)
             faults.end(fault)
+            healed = time.monotonic()
             exact = eventually(lambda: next((one for one in load.since(healed) if not one[2]), None))
             eventually(lambda: len([one for one in load.since(exact[0]) if not one[2]]) >= 20)
     before = [one for one in load.seen if one[0] + one[3] < began]
@@ -411,3 +427,5 @@ def test_without_its_store_the_gateway_limits_alone_and_is_exact_again_soon(
     print(fault, {name: round(value, 1) for name, value in table.items()})  # noqa: T201  # the issue asks for it
     assert {one[1] for one in load.seen} == {200}
     assert exact[0] - healed < 5
+    assert times_waited == 1
+    assert table["worst added ms"] < BUSY_MACHINE_MS

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from support.valkey import Valkey
 
+pytestmark = pytest.mark.measured
 ROUTE = "/v1/chat/completions"
 SLOTS = 4
 

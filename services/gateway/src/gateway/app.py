@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 
 ADMIN = (admin.router, admin_tenants.router, admin_cache.router, admin_usage.router)
+ADMIN_STORE_TIMEOUT_S = 2.0
+"""An operator's command waits for the *state* store longer than a request does: a hiccup is no reason to fail it."""
 
 
 def create_app(
@@ -171,9 +173,11 @@ async def _open(  # noqa: PLR0913  # here the parts meet
     )
     spans = StoreSpans("state", provider, meter)
     directory, authenticator = await _open_keys(stack, settings, store, declared, spans)
+    patient: Redis = connect(settings.state_url.get_secret_value(), call_timeout_s=ADMIN_STORE_TIMEOUT_S)
+    stack.push_async_callback(close, patient)
     return State(
         settings=settings,
-        store=store,
+        store=patient,
         authenticator=authenticator,
         directory=directory,
         declared=declared,

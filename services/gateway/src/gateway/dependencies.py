@@ -59,6 +59,7 @@ class State(TypedDict):
 
     settings: Settings
     store: Redis
+    """The *state* store as administration reaches it: with more patience than a request has."""
     authenticator: Authenticator
     directory: KeyDirectory
     declared: DeclaredKeys
