@@ -123,7 +123,7 @@ async def test_a_change_that_cannot_be_written_to_the_trail_does_not_happen(stor
 
 async def test_a_tenants_record_stays_while_it_has_keys(store: Redis, record: KeyRecord) -> None:
     tenant = TenantRecord(record.tenant, enabled=False, limits=Limits(max_concurrency=2))
-    await key_store.put_tenant(store, tenant, ACTOR)
+    assert await key_store.change_tenant(store, tenant.tenant, lambda _: tenant, ACTOR) == tenant
     await put_key(store, record)
     assert await key_store.fetch_tenant(store, record.tenant) == tenant
     with pytest.raises(TenantHasKeys):

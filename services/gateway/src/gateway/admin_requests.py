@@ -124,12 +124,19 @@ class RotationRequest(_Strict):
     grace_s: Annotated[float, Field(ge=0, le=30 * 86_400, description="Seconds.")] = 3_600
 
 
-class TenantRequest(_Limited):
-    """A tenant's record, as a whole."""
+class TenantChange(_Limited):
+    """What changes of a tenant, as a merge patch (RFC 7396): what is not named stays."""
+
+    def upon(self, record: TenantRecord) -> TenantRecord:
+        plain = self.model_dump(include={"enabled"}, exclude_unset=True)
+        return dataclasses.replace(record, **plain, **self.limits_upon(record))
+
+
+class TenantRequest(TenantChange):
+    """A tenant's record, as a whole: what is not named is not limited."""
 
     def record(self, tenant: str) -> TenantRecord:
-        blank = TenantRecord(tenant, enabled=self.enabled)
-        return dataclasses.replace(blank, **self.limits_upon(blank))
+        return self.upon(TenantRecord(tenant))
 
 
 class DeclaredKey(_KeyFields):

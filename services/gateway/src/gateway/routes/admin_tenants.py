@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -9,7 +10,8 @@ from starlette.responses import JSONResponse, Response
 
 from common.errors import NotFound
 from gateway.access import audit, key_store
-from gateway.admin_requests import TenantRequest
+from gateway.access.records import TenantRecord
+from gateway.admin_requests import TenantChange, TenantRequest
 from gateway.dependencies import Administrator, JsonBody, acceptable_content, administrator, state_of
 from gateway.errors import AlreadyDeclared
 from gateway.requests import check
@@ -51,11 +53,16 @@ async def show_tenant(request: Request, tenant: Tenant) -> JSONResponse:
 )
 async def put_tenant(request: Request, administrator: Administrator, tenant: Tenant, body: JsonBody) -> JSONResponse:
     record = check(body, TenantRequest).record(tenant)
-    _refuse_declared(request, tenant)
-    state = state_of(request)
-    await key_store.put_tenant(state["store"], record, administrator)
-    state["directory"].forget_all()
-    return JSONResponse(record.shown())
+    return await _changed(request, administrator, tenant, lambda _: record, "tenant.put")
+
+
+@router.patch(
+    "/tenants/{tenant}",
+    summary="Change a tenant: a merge patch (RFC 7396), also of one without a record, which has no limits",
+    openapi_extra=json_body(TenantChange),
+)
+async def change_tenant(request: Request, administrator: Administrator, tenant: Tenant, body: JsonBody) -> JSONResponse:
+    return await _changed(request, administrator, tenant, check(body, TenantChange).upon, "tenant.change")
 
 
 @router.delete("/tenants/{tenant}", status_code=204, summary="Delete the record of a tenant that has no keys")
@@ -74,6 +81,20 @@ async def list_audit(
     entries = await audit.newest(state_of(request)["store"], count=limit, before=before or None)
     next_before = entries[-1]["id"] if len(entries) == limit else None
     return JSONResponse({"data": entries, "next_before": next_before})
+
+
+async def _changed(
+    request: Request,
+    administrator: Administrator,
+    tenant: str,
+    change: Callable[[TenantRecord], TenantRecord],
+    action: str,
+) -> JSONResponse:
+    _refuse_declared(request, tenant)
+    state = state_of(request)
+    record = await key_store.change_tenant(state["store"], tenant, change, administrator, action)
+    state["directory"].forget_all()
+    return JSONResponse(record.shown())
 
 
 def _refuse_declared(request: Request, tenant: str) -> None:
