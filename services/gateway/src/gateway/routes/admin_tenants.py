@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from common.errors import NotFound
+from gateway import admin_answers as answers
 from gateway.access import audit, key_store
 from gateway.access.records import TenantRecord
 from gateway.admin_requests import TenantChange, TenantRequest
@@ -27,7 +28,11 @@ router = APIRouter(
 Tenant = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
-@router.get("/tenants", summary="List tenants that have a record, in the order of their names")
+@router.get(
+    "/tenants",
+    summary="List tenants that have a record, in the order of their names",
+    responses={200: {"model": answers.TenantPage}},
+)
 async def list_tenants(
     request: Request, after: Annotated[str, Query(max_length=64)] = "", limit: PageSize = 100
 ) -> JSONResponse:
@@ -37,7 +42,7 @@ async def list_tenants(
     return JSONResponse({"data": [record.shown() for record in declared + records], "next_after": next_after})
 
 
-@router.get("/tenants/{tenant}", summary="Show a tenant's record")
+@router.get("/tenants/{tenant}", summary="Show a tenant's record", responses={200: {"model": answers.TenantShown}})
 async def show_tenant(request: Request, tenant: Tenant) -> JSONResponse:
     state = state_of(request)
     record = state["declared"].now.tenants.get(tenant) or await key_store.fetch_tenant(state["store"], tenant)
@@ -50,6 +55,7 @@ async def show_tenant(request: Request, tenant: Tenant) -> JSONResponse:
     "/tenants/{tenant}",
     summary="Set a tenant's limits, or disable all its keys; every replica follows within 10 s",
     openapi_extra=json_body(TenantRequest),
+    responses={200: {"model": answers.TenantShown}},
 )
 async def put_tenant(request: Request, administrator: Administrator, tenant: Tenant, body: JsonBody) -> JSONResponse:
     record = check(body, TenantRequest).record(tenant)
@@ -60,6 +66,7 @@ async def put_tenant(request: Request, administrator: Administrator, tenant: Ten
     "/tenants/{tenant}",
     summary="Change a tenant: a merge patch (RFC 7396), also of one without a record, which has no limits",
     openapi_extra=json_body(TenantChange),
+    responses={200: {"model": answers.TenantShown}},
 )
 async def change_tenant(request: Request, administrator: Administrator, tenant: Tenant, body: JsonBody) -> JSONResponse:
     return await _changed(request, administrator, tenant, check(body, TenantChange).upon, "tenant.change")
@@ -73,7 +80,11 @@ async def remove_tenant(request: Request, administrator: Administrator, tenant: 
     return Response(status_code=204)
 
 
-@router.get("/audit", summary="Who changed which key or tenant, the newest change first")
+@router.get(
+    "/audit",
+    summary="Who changed which key or tenant, the newest change first",
+    responses={200: {"model": answers.AuditPage}},
+)
 async def list_audit(
     request: Request, before: Annotated[str, Query(pattern=r"^([0-9]{1,15}-[0-9]{1,15})?$")] = "", limit: PageSize = 100
 ) -> JSONResponse:
