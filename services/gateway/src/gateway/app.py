@@ -6,6 +6,8 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
+from opentelemetry.metrics import NoOpMeter
+
 from common.guard.door import Door
 from common.health import Health
 from common.http_client import create_client
@@ -89,15 +91,14 @@ def create_app(
                 stack, settings, store, provider, meter, health=health, turnstile=turnstile, declared=declared,
                 refusals=refusals,
             )  # fmt: skip
-            if meter is not None:
-                Metrics(
-                    meter,
-                    governor=state["governor"],
-                    completions=state["completions"],
-                    turnstile=turnstile,
-                    directory=state["directory"],
-                    failed_logins=state["failed_logins"],
-                )
+            Metrics(
+                meter or NoOpMeter("gateway"),
+                governor=state["governor"],
+                completions=state["completions"],
+                turnstile=turnstile,
+                directory=state["directory"],
+                failed_logins=state["failed_logins"],
+            )
             trusted.authenticator = state["authenticator"]
             state["jobs"] = await _open_jobs(stack, settings, provider, meter)
             if workers is not None:

@@ -107,7 +107,7 @@ class GenerateRequest(_Body):
 class CachePurge(_Body):
     """Which entries of the cache go: those to which everything that is named applies."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"tenant": "acme", "older_than_s": 600}]})
 
     tenant: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     model: Model | None = None

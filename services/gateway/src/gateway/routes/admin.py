@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from common.errors import InvalidRequest, NotFound
+from gateway import admin_answers as answers
 from gateway.access import key_store
 from gateway.access.keys import digest_of, generate_key
 from gateway.access.records import KeyRecord, record_for
@@ -29,7 +30,13 @@ PageSize = Annotated[int, Query(ge=1, le=1_000)]
 NEW_KEY_ENVIRONMENT = "live"
 
 
-@router.post("/keys", status_code=201, summary="Make a key; it is shown this once", openapi_extra=json_body(KeyRequest))
+@router.post(
+    "/keys",
+    status_code=201,
+    summary="Make a key; it is shown this once",
+    openapi_extra=json_body(KeyRequest),
+    responses={201: {"model": answers.KeyMade}},
+)
 async def create_key(request: Request, administrator: Administrator, body: JsonBody) -> JSONResponse:
     asked = check(body, KeyRequest)
     if asked.expires_at is not None and asked.expires_at <= time.time():
@@ -41,7 +48,11 @@ async def create_key(request: Request, administrator: Administrator, body: JsonB
     return JSONResponse(_shown(record, key=key.text), 201)
 
 
-@router.get("/keys", summary="List keys in the order of their ids, those of the keys file first")
+@router.get(
+    "/keys",
+    summary="List keys in the order of their ids, those of the keys file first",
+    responses={200: {"model": answers.KeyPage}},
+)
 async def list_keys(
     request: Request,
     tenant: TenantName | None = None,
@@ -58,7 +69,7 @@ async def list_keys(
     return JSONResponse({"data": data, "next_after": page.next_after})
 
 
-@router.get("/keys/{key_id}", summary="Show a key's record")
+@router.get("/keys/{key_id}", summary="Show a key's record", responses={200: {"model": answers.KeyShown}})
 async def show_key(request: Request, key_id: KeyId) -> JSONResponse:
     state = state_of(request)
     record = state["declared"].now.keys.get(key_id) or await key_store.fetch_key(state["store"], key_id)
@@ -66,7 +77,12 @@ async def show_key(request: Request, key_id: KeyId) -> JSONResponse:
     return JSONResponse(_shown(_found(record), last_used_at=last_used_at))
 
 
-@router.patch("/keys/{key_id}", summary="Change a key: a merge patch (RFC 7396)", openapi_extra=json_body(KeyChange))
+@router.patch(
+    "/keys/{key_id}",
+    summary="Change a key: a merge patch (RFC 7396)",
+    openapi_extra=json_body(KeyChange),
+    responses={200: {"model": answers.KeyShown}},
+)
 async def change_key(request: Request, administrator: Administrator, key_id: KeyId, body: JsonBody) -> JSONResponse:
     change = check(body, KeyChange)
     _refuse_declared(request, key_id)
@@ -81,6 +97,7 @@ async def change_key(request: Request, administrator: Administrator, key_id: Key
     "/keys/{key_id}/rotate",
     summary="Give a key a new secret, shown this once; the old one stays good for a while",
     openapi_extra=json_body(RotationRequest),
+    responses={200: {"model": answers.KeyMade}},
 )
 async def rotate_key(request: Request, administrator: Administrator, key_id: KeyId, body: JsonBody) -> JSONResponse:
     asked = check(body, RotationRequest)

@@ -14,6 +14,7 @@ from common.deadline import Deadline, Patience
 from common.errors import InvalidRequest, ServiceError
 from common.identity import HopIdentity
 from common.streams.event_stream import EventStream
+from gateway import admin_answers as answers
 from gateway.call import Call
 from gateway.decision import Decision
 from gateway.dependencies import (
@@ -137,7 +138,12 @@ async def submit_instead(request: Request, calls: CallFactory, endpoint: str, bo
     return answer
 
 
-@admin_router.get("", summary="List jobs of all tenants; dead letters unless a state is named", response_class=Response)
+@admin_router.get(
+    "",
+    summary="List jobs of all tenants; dead letters unless a state is named",
+    response_class=Response,
+    responses={200: {"model": answers.JobPage}},
+)
 async def list_all_jobs(
     request: Request,
     state: Annotated[State | Literal["dead", "open", "all"], Query()] = "dead",
@@ -149,19 +155,33 @@ async def list_all_jobs(
     return await _passed(request, OPERATOR, "GET", "/v1/admin/jobs", params=params)
 
 
-@admin_router.get("/{job_id}", summary="Show a job's record, without what it holds", response_class=Response)
+@admin_router.get(
+    "/{job_id}",
+    summary="Show a job's record, without what it holds",
+    response_class=Response,
+    responses={200: {"model": answers.JobShown}},
+)
 async def inspect_job(request: Request, job_id: JobId) -> Response:
     return await _passed(request, OPERATOR, "GET", f"/v1/admin/jobs/{job_id}")
 
 
 @admin_router.put(
-    "/{job_id}/retry", status_code=202, summary="Run a dead letter again, as a new job", response_class=Response
+    "/{job_id}/retry",
+    status_code=202,
+    summary="Run a dead letter again, as a new job",
+    response_class=Response,
+    responses={202: {"model": answers.JobShown}},
 )
 async def retry_job(request: Request, job_id: JobId) -> Response:
     return await _passed(request, OPERATOR, "PUT", f"/v1/admin/jobs/{job_id}/retry")
 
 
-@admin_router.put("/{job_id}/cancel", summary="Cancel a job of any tenant", response_class=Response)
+@admin_router.put(
+    "/{job_id}/cancel",
+    summary="Cancel a job of any tenant",
+    response_class=Response,
+    responses={200: {"model": answers.JobShown}},
+)
 async def cancel_any_job(request: Request, job_id: JobId) -> Response:
     return await _passed(request, OPERATOR, "PUT", f"/v1/admin/jobs/{job_id}/cancel")
 
