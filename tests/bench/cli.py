@@ -144,7 +144,7 @@ def _arguments() -> argparse.Namespace:
     names = [lane.name for lane in (*LANES, *TRACE_LANES)]
     parser.add_argument(
         "--lanes", nargs="+", choices=[*names, "trace"], default=[lane.name for lane in LANES], metavar="LANE",
-        help=f"{', '.join(lane.name for lane in LANES)} (all of them); trace: what tracing costs, off, a tenth and every "
+        help=f"{', '.join(lane.name for lane in LANES)} (all); trace: what tracing costs, off, a tenth and every "
         "request beside each other",
     )  # fmt: skip
     parser.add_argument("--requests", type=float, default=1, help="multiplies the requests of a round (1)")
