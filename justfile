@@ -97,7 +97,7 @@ default:
 [group('quality')]
 test *args: setup
     [ $# -eq 0 ] || exec '{{ bin }}/pytest' "$@"; \
-    sh tests/all.sh "'{{ just_executable() }}' --justfile '{{ justfile() }}' check" '{{ bin }}/pytest'
+    '{{ python }}' tests/stages.py "'{{ just_executable() }}' --justfile '{{ justfile() }}' check"
 
 # Lint, types, boundaries, lock, manifests, advisories: no test
 [group('quality')]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx2
 
 from devstack import env_file, ports
+from support.platform import TLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -191,7 +192,7 @@ def replica(stack: UpProcess, service: str, **environ: str) -> Iterator[Replica]
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/readyz", trust_env=False).is_success
+        return httpx2.get(f"{url}/readyz", verify=TLS, trust_env=False).is_success
     except httpx2.TransportError:
         return False
 
