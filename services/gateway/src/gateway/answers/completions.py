@@ -98,7 +98,7 @@ class Completions:
         async with Patience(call.deadline, receive):
             response = await self.inference.models(call.identity, call.request_id, call.deadline)
             body = await read_whole(response)
-        return Answer(response.status_code, body, passed_on(response.headers))
+        return Answer(response.status_code, body, {} if response.is_success else passed_on(response.headers))
 
     # -- where it comes from -----------------------------------------------------------------------------------------
 
