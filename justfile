@@ -51,23 +51,11 @@ default:
 @run *service: setup
     exec '{{ python }}' -m devstack run "$@"
 
-# Look after jobs: list, show, cancel, retry, purge (dead letters)
-[group('stack')]
-[no-exit-message]
-@jobs *args: setup
-    '{{ python }}' -m devstack jobs "$@"
-
 # Print the trace of the last request, or of the one with this id, as a tree
 [group('stack')]
 [no-exit-message]
 @trace *id: setup
     '{{ python }}' -m devstack trace "$@"
-
-# See what the cache holds (stats), or purge it by --tenant, --model or --older-than-s
-[group('stack')]
-[no-exit-message]
-@cache *args: setup
-    '{{ python }}' -m devstack cache "$@"
 
 # API keys: create, list, show, change, rotate, disable, enable, delete, hash
 [group('admin')]
@@ -81,11 +69,29 @@ default:
 @tenants *args: setup
     {{ local_stack }}; exec '{{ python }}' -m gateway.cli tenants "$@"
 
+# What was used, by day, tenant, key and model: list
+[group('admin')]
+[no-exit-message]
+@usage *args: setup
+    {{ local_stack }}; exec '{{ python }}' -m gateway.cli usage "$@"
+
 # Who changed which key or tenant: list
 [group('admin')]
 [no-exit-message]
 @audit *args: setup
     {{ local_stack }}; exec '{{ python }}' -m gateway.cli audit "$@"
+
+# See what the cache holds (stats), or purge it by --tenant, --model or --older-than-s
+[group('admin')]
+[no-exit-message]
+@cache *args: setup
+    {{ local_stack }}; exec '{{ python }}' -m gateway.cli cache "$@"
+
+# Look after jobs: list, show, cancel, retry, purge (dead letters)
+[group('admin')]
+[no-exit-message]
+@jobs *args: setup
+    {{ local_stack }}; exec '{{ python }}' -m gateway.cli jobs "$@"
 
 # Everything CI runs: check and every test; arguments are for pytest instead
 [group('quality')]

@@ -19,8 +19,6 @@ from typing import Any, cast
 import uvloop
 
 _ANSWER_TIMEOUT_S = 60
-_AFTER_REFUSAL_S = 0.1
-_REFUSALS = ("429", "503")
 _END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 
 
@@ -44,8 +42,10 @@ class Order:
     """The expected `x-cache`."""
     events: int
     """The least number of `data:` events of a stream, `[DONE]` included."""
-    may_refuse: bool = False
-    """429 and 503 with `Retry-After` are no errors but refusals, which have a latency of their own."""
+    refusals: tuple[str, ...] = ()
+    """Statuses that are no errors but refusals, which have a latency of their own; those but 401 with `Retry-After`."""
+    after_refusal_s: float = 0.1
+    """A closed loop's pause, or it would measure refusals."""
 
     def request(self, number: int) -> bytes:
         content = self.prompt.replace("{}", str((number - 1) // self.shared))
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
             raise _BadAnswerError("connection_lost")
         self._answer = asyncio.get_running_loop().create_future()
         self._head, self._tail, self._body_bytes, self._events, self._first_at = b"", b"", 0, 0, 0.0
-        self.is_refused = False
+        self.is_refused = self.is_last = False
         self._length: int | None = None
         self.transport.write(request)
         try:
@@ -122,7 +122,8 @@ class Connection(asyncio.Protocol):
         headers = dict(line.split(b": ", 1) for line in lines[1:])
         status = lines[0].split(b" ", 2)[1].decode()
         cache = headers.get(b"x-cache", b"none").decode()
-        if self._order.may_refuse and status in _REFUSALS and b"retry-after" in headers:
+        self.is_last = headers.get(b"connection") == b"close"
+        if status in self._order.refusals and (status == "401" or b"retry-after" in headers):
             self.is_refused = True
         elif status != "200" or (self._order.cache and cache != self._order.cache):
             self._fail(f"status_{status}" if status != "200" else f"cache_{cache}")
@@ -179,7 +180,7 @@ class Load:
             refused = len(self.refused_s)
             await self._once(self._next, time.perf_counter())
             if len(self.refused_s) > refused:
-                await asyncio.sleep(_AFTER_REFUSAL_S)  # or a closed loop would measure refusals
+                await asyncio.sleep(self.order.after_refusal_s)
 
     async def _open_loop(self, rate: float) -> None:
         moments = random.Random(1)  # noqa: S311  # the same moments every time
@@ -203,7 +204,8 @@ class Load:
         else:
             self.whole_s.append(time.perf_counter() - intended)
             self.first_byte_s.append(first_at - intended)
-        self._free.append(connection)
+        if not connection.is_last:
+            self._free.append(connection)
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()

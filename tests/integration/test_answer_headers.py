@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from support.platform import ADMIN_KEY, BOUND_S, Platform, chat, eventually, platform
+from support.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,9 +81,11 @@ def test_so_does_the_answer_to_what_is_no_request(stack: Platform, request_: byt
 def test_so_does_the_answer_to_what_is_refused_at_the_door(state_store: Valkey, cache_store: Valkey) -> None:
     with (
         platform(state_store.url, cache_store.url, of_gateway={"max_body_bytes_in_flight": 1024 * 1024}) as stack,
+        contextlib.closing(Wire(stack, chat("[[sim ttft_ms=60000]]" + "x" * 600_000))),
         stack.http() as http,
     ):
-        answer = http.post(CHAT, json=chat("x" * 1024 * 1024))
+        eventually(stack.last_attempt)
+        answer = http.post(CHAT, json=chat("x" * 600_000))
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
     check(answer.headers)
 

@@ -135,9 +135,24 @@ def test_a_body_of_exactly_the_cap_is_read(http: httpx2.Client) -> None:
         ("POST", "/a/../v1/chat/completions", 404),
         ("POST", "/%2e%2e/v1/chat/completions", 404),
         ("GET", "/admin/keys/%2e%2e", 401),
+        ("GET", "/v1/jobs/..", 400),
         ("GET", "//health", 404),
         ("GET", "/health/", 404),
         ("POST", "/v1%2fchat/completions%00", 404),
+        ("POST", "/v1%2fchat/completions", 404),
+        ("POST", "/v1/chat%2Fcompletions", 404),
+        ("POST", "/%76%31/chat/completions", 404),
+        ("GET", "/v1%2fmodels", 404),
+        ("GET", "/v1/models/..%2f..%2fadmin%2fkeys", 404),
+        ("GET", "/v1/models/../../admin/keys", 404),
+        ("GET", "/admin%2fkeys", 404),
+        ("GET", "/admin/keys%2f", 404),
+        ("GET", "/%68ealth", 404),
+        ("GET", "/v1/models#x", 400),
+        ("GET", "ftp://b/v1/models", 400),
+        ("GET", "http://b/v1/models", 400),
+        ("GET", "/v1/models%5c", 404),
+        ("GET", "/v1/jobs/job_%30000000000000000000000000000000", 400),
         ("POST", "/v1/chat/completions;x=y", 404),
         ("POST", "/v1/chat/completions%c0%af", 404),
     ],
@@ -179,7 +194,7 @@ def test_a_bad_body_of_an_administrator_is_refused_too(admin: httpx2.Client, bod
 
 @pytest.mark.parametrize("kid", ["x", "0" * 15, "0" * 17, "A" * 16, "*", "%2e%2e", "0" * 16 + "%0a"])
 def test_what_is_no_key_id_is_refused(admin: httpx2.Client, kid: str) -> None:
-    assert refused(admin.get(f"/admin/keys/{kid}"))["param"] == "kid"
+    assert refused(admin.get(f"/admin/keys/{kid}"))["param"] == "key_id"
 
 
 def test_a_key_lives_until_it_is_switched_off_or_deleted(stack: Platform, admin: httpx2.Client) -> None:
@@ -193,7 +208,7 @@ def test_a_key_lives_until_it_is_switched_off_or_deleted(stack: Platform, admin:
     changed = admin.patch(f"/admin/keys/{made['id']}", json={"enabled": False})
     assert changed.json() == shown | {"enabled": False}
     assert admin.delete(f"/admin/keys/{made['id']}").status_code == 204
-    assert refused(admin.get(f"/admin/keys/{made['id']}"), 404)["param"] == "kid"
+    assert refused(admin.get(f"/admin/keys/{made['id']}"), 404)["param"] == "key_id"
     assert refused(admin.delete(f"/admin/keys/{made['id']}"), 404)
 
 
@@ -320,9 +335,16 @@ def test_51_a_key_that_is_no_header_is_refused(stack: Platform, key: bytes, stat
 
 @pytest.mark.parametrize("change", [{"enabled": False}, {"expires_at": 1}, {"expires_at": "2020-01-01T00:00:00Z"}])
 def test_53_a_key_that_is_over_is_401(stack: Platform, admin: httpx2.Client, change: dict[str, Any]) -> None:
-    made = admin.post("/admin/keys", json={"tenant": "dave", "name": "x"} | change).json()
+    made = admin.post("/admin/keys", json={"tenant": "dave", "name": "x"}).json()
+    assert admin.patch(f"/admin/keys/{made['id']}", json=change).status_code == 200
     with stack.http(made["key"]) as http:
         assert refused(http.get("/v1/models"), 401)["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("expires_at", [1, "2020-01-01T00:00:00Z"])
+def test_a_key_is_not_made_for_a_time_that_has_passed(admin: httpx2.Client, expires_at: object) -> None:
+    error = refused(admin.post("/admin/keys", json={"tenant": "dave", "name": "x", "expires_at": expires_at}))
+    assert (error["param"], error["code"]) == ("expires_at", "invalid_value")
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/metrics", "/admin", "/debug", "/v1"])

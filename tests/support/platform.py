@@ -22,7 +22,7 @@ import jobs.app
 import jobs.settings
 import jobs.worker
 import simulator.app
-from common.http_guard import guarded
+from common.guard.protocol import guarded
 from simulator.settings import SimulatorSettings
 from simulator.transport import SimulatorProtocol
 from support.instruments import Instruments
@@ -236,14 +236,22 @@ def _worker(state_url: str, gateway_url: str, *, meter: Meter | None = None, **s
 
 
 def make_key(gateway_url: str, tenant: str) -> str:
-    answer = httpx2.post(
-        f"{gateway_url}/admin/keys",
-        json={"tenant": tenant, "name": "a test's"},
-        headers={"authorization": f"Bearer {ADMIN_KEY}"},
-        timeout=BOUND_S,
-        verify=TLS,
-        trust_env=False,
-    )
-    answer.raise_for_status()
-    key: str = answer.json()["key"]
-    return key
+    return str(new_key(gateway_url, tenant=tenant)["key"])
+
+
+def new_key(gateway_url: str, *, tenant: str, **fields: Any) -> dict[str, Any]:
+    """A new key with its record; `fields` as `POST /admin/keys` takes them."""
+    asked = {"tenant": tenant, "name": "a test's"} | fields
+    with httpx2.Client(
+        headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=BOUND_S, verify=TLS, trust_env=False
+    ) as http:
+
+        def made() -> dict[str, Any] | None:
+            answer = http.post(f"{gateway_url}/admin/keys", json=asked)
+            if answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:  # a busy machine's store was late
+                return None
+            answer.raise_for_status()
+            found: dict[str, Any] = answer.json()
+            return found
+
+        return eventually(made)

@@ -64,7 +64,7 @@ def replicas(stack: Platform, count: int, *, logs: Path | None = None, **setting
             started.append(Replica(f"http://127.0.0.1:{port}", process))
         with httpx2.Client(verify=TLS, trust_env=False) as prober:
             for replica in started:
-                eventually(functools.partial(_is_ready, prober, replica.url), within_s=_START_S)
+                eventually(functools.partial(_is_ready, prober, replica.url, stack.key), within_s=_START_S)
         yield started
 
 
@@ -72,11 +72,15 @@ def _text(value: object) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
-def _is_ready(prober: httpx2.Client, url: str) -> bool:
+def _is_ready(prober: httpx2.Client, url: str, key: str) -> bool:
+    """It serves and has looked up the key: on a busy machine the first look-up may miss its time, which is a 503."""
     try:
-        return prober.get(f"{url}/readyz").status_code == httpx2.codes.OK
+        if prober.get(f"{url}/readyz").status_code != httpx2.codes.OK:
+            return False
+        asked = prober.post(f"{url}/generate", json={}, headers={"authorization": f"Bearer {key}"})
     except httpx2.TransportError:
         return False
+    return asked.status_code == httpx2.codes.BAD_REQUEST
 
 
 def _end(started: list[Replica]) -> None:

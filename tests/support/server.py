@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from common.http_guard import Door, guarded
+from common.guard.door import Door
+from common.guard.protocol import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
