@@ -9,6 +9,7 @@ import contextlib
 import functools
 import http
 import statistics
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from support.slow_clients import READER, SlowClients, large_answer
 from support.valkey import valkey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import httpx2
 
@@ -47,22 +48,28 @@ class Neighbourhood:
     stack: Platform
     gateway: Replica
 
-    def load(self, key: LimitedKey, rate: float | None, seconds: float, *refusals: str) -> dict[str, Any]:
-        """`rate` requests a second, or as many as sixteen callers can; what came of them."""
+    def load(
+        self, key: LimitedKey, rate: float | None, seconds: float, *refusals: str, **more: float
+    ) -> dict[str, Any]:
+        """`rate` requests a second, or as many as sixteen callers can; what came of them. `more`: see `load.Order`."""
         order = {
             "port": int(self.gateway.url.rpartition(":")[2]), "path": "/v1/chat/completions", "key": key.text,
             "model": MODEL, "prompt": f"{unique('load')} {{}} {time.monotonic()}", "is_stream": False, "shared": 1,
             "requests": round((rate or 50) * seconds), "connections": 16, "rate": rate, "cache": None, "events": 0,
-            "refusals": refusals,
+            "refusals": refusals, **more,
         }  # fmt: skip
         return drive(order)
 
-    def half_of_what_it_can(self, key: LimitedKey) -> float:
-        """In the suite a little that is surely less."""
+    def of_what_it_can(self, key: LimitedKey, share: float) -> float:
+        """Requests a second. In the suite a little that is surely less."""
         if not IS_LONG:
             return 10
         most = self.load(key, None, 20)
-        return float(most["answers"]) / float(most["seconds"]) / 2
+        return share * float(most["answers"]) / float(most["seconds"])
+
+    def alone(self, key: LimitedKey, rate: float) -> dict[str, Any] | None:
+        """How it is with nobody beside; not in the suite, because seconds say nothing of a p99."""
+        return self.load(key, rate, LOAD_S) if IS_LONG else None
 
     def jobs(self, key: LimitedKey) -> httpx2.Client:
         client = self.stack.http(key.text)
@@ -92,27 +99,47 @@ def near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbourhood]:
         yield Neighbourhood(stack, gateway)
 
 
-def check(calm: dict[str, Any], busy: dict[str, Any], offered: int, kind: str) -> None:
-    """Hardly anything failed, and what went well was hardly slower."""
-    calm_ms, busy_ms = calm["whole_ms"]["p99"], busy["whole_ms"]["p99"]
-    print(f"\n{kind}: {busy['answers']} of {offered}, {busy['errors']}; p99 {busy_ms:.0f} ms, alone {calm_ms:.0f}")  # noqa: T201
-    assert busy["answers"] >= 0.999 * offered, busy["errors"]
-    if IS_LONG:  # seconds on a shared machine say nothing of a p99
+def check(calm: dict[str, Any] | None, busy: dict[str, Any], kind: str, share: float = 0.999) -> None:
+    """At least that share was answered, and hardly slower."""
+    calm_ms = 0 if calm is None else calm["whole_ms"]["p99"]
+    busy_ms = busy["whole_ms"]["p99"]
+    answered = f"{busy['answers']} of {busy['offered']}, {busy['errors']}"
+    print(f"\n{kind}: {answered}; p99 {busy_ms:.0f} ms, alone {calm_ms:.0f}")  # noqa: T201  # what a long run is for
+    assert busy["answers"] >= share * busy["offered"] > 0, (busy["errors"], busy["refused"])
+    if calm is not None:
         assert busy_ms <= MOST_SLOWER * calm_ms
 
 
+def in_one_of_three_rounds(test: Callable[..., None]) -> Callable[..., None]:
+    """In the suite, whose machine may be so busy that a store misses its 200 ms, which has nothing to do with callers."""
+
+    @functools.wraps(test)
+    def rounds(*arguments: object, **fixtures: object) -> None:
+        for left in reversed(range(times(3, 1))):
+            try:
+                return test(*arguments, **fixtures)
+            except AssertionError as error:
+                if not left:
+                    raise
+                print(f"once more: {str(error)[:200]}")  # noqa: T201  # or nobody would know
+        return None
+
+    return rounds
+
+
+@in_one_of_three_rounds
 def test_a_tenant_at_twenty_times_its_limit_and_with_a_queue_of_jobs_hurts_no_quiet_one(near: Neighbourhood) -> None:
     noisy = limited_key(near.stack, limits={"requests_per_minute": LIMIT})
     queueing = limited_key(near.stack, tenant=noisy.tenant)
     quiet = limited_key(near.stack)
-    rate = near.half_of_what_it_can(quiet)
-    calm = near.load(quiet, rate, LOAD_S)
+    rate = near.of_what_it_can(quiet, 0.5)
+    calm = near.alone(quiet, rate)
     with near.jobs(queueing) as theirs, near.jobs(quiet) as ours, ThreadPoolExecutor(2) as pool:
         queued = [submit(theirs, number) for number in range(JOBS)]
         flood = pool.submit(near.load, noisy, OFFERED, LOAD_S, "429")
         busy = pool.submit(near.load, quiet, rate, LOAD_S)
         waits = [start_of(ours, submit(ours, JOBS + number)) for number in range(times(3, 20))]
-        check(calm, busy.result(), round(rate * LOAD_S), "beside a noisy tenant")
+        check(calm, busy.result(), "beside a noisy tenant")
         assert flood.result()["refused"] >= OFFERED * LOAD_S - 2 * LIMIT
         begun = [job for job in (show(theirs, one) for one in queued) if job["started_at"] is not None]
         took_s = statistics.mean(job["finished_at"] - job["started_at"] for job in begun if job["finished_at"])
@@ -156,19 +183,45 @@ def _started(client: httpx2.Client, job_id: str) -> dict[str, Any] | None:
     return job if job["started_at"] is not None else None
 
 
+@in_one_of_three_rounds
 def test_slow_clients_hold_up_nobody_and_are_closed_in_time(near: Neighbourhood) -> None:
     key = limited_key(near.stack)
     with near.jobs(key) as client:  # so that their large answer comes from the cache
         eventually(lambda: client.post("/v1/chat/completions", json=large_answer()).headers["x-cache"] == "hit")
-    rate = near.half_of_what_it_can(key)
-    calm = near.load(key, rate, LOAD_S)
+    rate = near.of_what_it_can(key, 0.5)
+    calm = near.alone(key, rate)
     may_stay = set() if IS_LONG else {READER}  # the kernel's 30 s, which no setting shortens
     with SlowClients(near.gateway.url, key.text, times(200, 2_000)) as slow:
         busy = near.load(key, rate, LOAD_S)
-        check(calm, busy, round(rate * LOAD_S), "beside slow clients")
+        check(calm, busy, "beside slow clients")
         eventually(lambda: slow.left(after_s=0.1).keys() <= may_stay, within_s=60)
     for kind, lived_s in slow.closed.items():
         if kind not in may_stay:
             print(f"{kind}: {len(lived_s)} closed after {min(lived_s):.1f} to {max(lived_s):.1f} s")  # noqa: T201
             if IS_LONG:
                 assert max(lived_s) <= (BODY_S + 5 if "body" in kind or kind == READER else HEADERS_S + 2)
+
+
+@pytest.mark.parametrize("run", range(times(1, 5)))
+@in_one_of_three_rounds
+def test_after_an_outage_the_waiting_and_the_retries_are_worked_off_within_ten_seconds(
+    near: Neighbourhood, run: int
+) -> None:
+    """The gateway is frozen and then meets everybody at once: who waits, who gave up, and who asks again."""
+    key = limited_key(near.stack)
+    rate, before_s = near.of_what_it_can(key, 0.9), times(1, 10)
+    away_s, heals_s = times(2, 30), times(2, 10)
+    calm = near.alone(key, rate)
+    seconds = before_s + away_s + heals_s + times(2, 30)
+    with ThreadPoolExecutor(1) as pool:
+        patience = {"retries": 2, "timeout_s": times(1, 10), "counts_from_s": before_s + away_s + heals_s}
+        loading = pool.submit(near.load, key, rate, seconds, "429", "503", **patience)
+        pause(before_s)
+        near.gateway.freeze()
+        pause(away_s)
+        near.gateway.thaw()
+        check(calm, loading.result(), f"run {run}: after an outage of {away_s} s", share=0.99)
+
+
+def pause(seconds: float) -> None:
+    threading.Event().wait(seconds)
