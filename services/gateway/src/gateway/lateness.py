@@ -18,10 +18,10 @@ GRACE_TURNS = 8
 async def answered_within(seconds: float) -> AsyncIterator[None]:
     """Like `asyncio.timeout`, but time by which the event loop is behind does not count: as much again at most.
 
-    The bound is gone through in steps, each from when the loop came to it: while it is kept from its sockets, the answer
-    may lie there. And when it is up, there are some more turns to read what has arrived: uvloop runs timers before it
-    reads sockets. Measured with 64 callers: "late" answers put the cache at rest, so hits became misses, at a third of
-    the throughput.
+    The bound is gone through in steps, each from when the loop came to it: while it is kept from its sockets, the
+    answer may lie there. And when it is up, there are some more turns to read what has arrived: uvloop runs timers
+    before it reads sockets. Measured with 64 callers: "late" answers put the cache at rest, so hits became misses, at a
+    third of the throughput.
     """
     loop = asyncio.get_running_loop()
     latest = loop.time() + 2 * seconds
