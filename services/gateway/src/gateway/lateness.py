@@ -31,9 +31,10 @@ async def answered_within(seconds: float) -> AsyncIterator[None]:
         def step(left: int) -> None:
             nonlocal timer
             pause = min(seconds / STEPS, latest - loop.time())
-            timer = (
-                loop.call_later(pause, step, left - 1) if left and pause > 0 else loop.call_soon(expire, GRACE_TURNS)
-            )
+            if left and pause > 0:
+                timer = loop.call_later(pause, step, left - 1)
+            else:
+                expire(GRACE_TURNS)
 
         def expire(turns: int) -> None:
             nonlocal timer
