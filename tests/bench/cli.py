@@ -173,8 +173,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tracing", default="0.1", help="off, or the share of requests that are traced (0.1)")
     parser.add_argument("--body-bytes", type=int, default=100, help="size of the prompt: 100, 12000, 220000 (100)")
     parser.add_argument(
-        "--lanes", nargs="+", choices=[*(lane.name for lane in ALL_LANES), *_GROUPS], metavar="LANE",
-        default=[lane.name for lane in LANES],
+        "--lanes", nargs="+", choices=[*(lane.name for lane in ALL_LANES), *_GROUPS],
+        default=[lane.name for lane in LANES], metavar="LANE",
         help=f"{', '.join(lane.name for lane in LANES)} (all); trace: what tracing costs, off, a tenth and every "
         "request beside each other; chunks: what a chunk of a stream costs, and what it costs relays without any logic",
     )  # fmt: skip

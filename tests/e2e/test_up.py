@@ -17,6 +17,7 @@ from redis import Redis
 
 from devstack import env_file, local_http, ports
 from e2e.up_process import STOP_S, UP, UpProcess, devstack, environment, free_offset, wait_until
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,7 +153,7 @@ def test_trace_prints_the_tree_of_the_last_request(stack: UpProcess) -> None:
 
 
 def test_run_adds_a_replica_that_serves_the_same_keys(stack: UpProcess) -> None:
-    port = ports.find_free()
+    port = free_port()
     command = [*UP[:-1], "run", "gateway", "--port", str(port)]
     with subprocess.Popen(command, env=stack.env, stdout=subprocess.PIPE, text=True) as replica:  # noqa: S603  # ours
         try:
@@ -198,7 +199,7 @@ def test_a_taken_port_is_one_clear_line_and_nothing_is_started(tmp_path: Path) -
 
 
 def test_an_upstream_that_cannot_be_reached_is_one_clear_line(tmp_path: Path) -> None:
-    upstream = f"http://127.0.0.1:{ports.find_free()}/v1"
+    upstream = f"http://127.0.0.1:{free_port()}/v1"
 
     refused = devstack(environment(tmp_path / "local", free_offset(), UPSTREAM_BASE_URL=upstream), "up")
 

@@ -128,7 +128,7 @@ def test_people_read_tables_and_times_and_programs_read_numbers(
         ("keys list", {"SPILLWAY_ADMIN_KEY": ""}, "SPILLWAY_ADMIN_KEY not set"),
         ("keys list", {"SPILLWAY_ADMIN_KEY": "wrong"}, "401: The admin key"),
         ("keys list", {"SPILLWAY_URL": "http://127.0.0.1:9"}, "http://127.0.0.1:9 does not answer: ConnectError"),
-        ("keys show ../tenants/acme", {}, "keys show: 404: "),
+        ("keys show ../tenants/acme", {}, "keys show: 40"),
         ("usage list --from yesterday", {}, "(from)"),
         ("tenants set acme --for-model sim-small", {}, "--for-model needs a limit"),
         ("keys create --tenant a --name b --declare", {"GATEWAY_KEY_PEPPER": ""}, "GATEWAY_KEY_PEPPER not set"),

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import httpx2
 from pydantic import SecretStr
 
 from support.platform import TLS, Platform, eventually
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ def replicas(stack: Platform, count: int, *, logs: Path | None = None, **setting
         started: list[Replica] = []
         running.callback(_end, started)
         for number in range(count):
-            port = _free_port()
+            port = free_port()
             log = running.enter_context(
                 (Path(os.devnull) if logs is None else logs / f"gateway-{number}.log").open("wb")
             )
@@ -70,12 +70,6 @@ def replicas(stack: Platform, count: int, *, logs: Path | None = None, **setting
 
 def _text(value: object) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _is_ready(prober: httpx2.Client, url: str, key: str) -> bool:
