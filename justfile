@@ -180,14 +180,14 @@ rules:
 @models *args: setup
     '{{ python }}' -m inference.models "$@"
 
-# Measure the stack (tests/bench), or `bench jobs`
+# Measure the stack (tests/bench); `bench overload`, `bench jobs`, `bench metrics`
 [group('measure')]
-bench *args: setup
+@bench *args: setup
     lane=tests/bench; [ "${1:-}" != jobs ] || { shift; lane=tests/bench/jobs.py; }; '{{ python }}' "$lane" "$@"
 
 # Cause every failure of the table in docs/architecture.md, as long as the promises say; `chaos jobs`: those of jobs
 [group('measure')]
-chaos *args: setup
+@chaos *args: setup
     [ "${1:-}" != jobs ] || { shift; set -- tests/chaos/test_jobs.py -s "$@"; }; \
     SPILLWAY_CHAOS=long '{{ bin }}/pytest' -m chaos "$@"
 

@@ -163,17 +163,26 @@ def _behind(lane: Lane, stacks: Mapping[str, stack.Stack]) -> stack.Stack:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        prog="./justw bench", description=__doc__,
+        epilog="Others: bench overload and bench jobs, which have a --help too, and bench metrics.",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, help="of each lane (5)")
     parser.add_argument("--connections", type=int, default=16, help="of the closed loop: 1, 10, 64, ... (16)")
     parser.add_argument("--rate", type=float, help="requests/s: open loop, latency from the intended send time")
     parser.add_argument("--tracing", default="0.1", help="off, or the share of requests that are traced (0.1)")
     parser.add_argument("--body-bytes", type=int, default=100, help="size of the prompt: 100, 12000, 220000 (100)")
     parser.add_argument(
+<<<<<<< HEAD
+        "--lanes", nargs="+", choices=[*names, "trace"], default=[lane.name for lane in LANES], metavar="LANE",
+        help=f"{', '.join(lane.name for lane in LANES)} (all); trace: what tracing costs, off, a tenth and every "
+        "request beside each other",
+=======
         "--lanes", nargs="+", choices=[*(lane.name for lane in ALL_LANES), *_GROUPS],
         default=[lane.name for lane in LANES],
         help="trace: what tracing costs, off, a tenth and every request beside each other; chunks: what a chunk of a "
         "stream costs, and what it costs relays without any logic",
+>>>>>>> main
     )  # fmt: skip
     parser.add_argument("--requests", type=float, default=1, help="multiplies the requests of a round (1)")
     parser.add_argument("--starts", type=int, default=3, help="how often the stack is started to time it (3)")

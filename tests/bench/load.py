@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import uvloop
 
-_ANSWER_TIMEOUT_S = 60
 _END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 
 
@@ -46,6 +45,12 @@ class Order:
     """Statuses that are no errors but refusals, which have a latency of their own; those but 401 with `Retry-After`."""
     after_refusal_s: float = 0.1
     """A closed loop's pause, or it would measure refusals."""
+    timeout_s: float = 60
+    """Of one attempt; then the client hangs up."""
+    retries: int = 0
+    """After an error or a refusal, as an SDK does it: 0.5 s later, then twice as much, half of it by chance."""
+    counts_from_s: float = 0
+    """What an open loop asks for earlier is sent and not told of."""
 
     def request(self, number: int) -> bytes:
         content = self.prompt.replace("{}", str((number - 1) // self.shared))
@@ -92,9 +97,10 @@ class Connection(asyncio.Protocol):
         self._length: int | None = None
         self.transport.write(request)
         try:
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(self._order.timeout_s):
                 return await self._answer
         except TimeoutError:
+            self.transport.abort()
             raise _BadAnswerError("no_answer") from None
 
     def data_received(self, data: bytes) -> None:
@@ -151,6 +157,8 @@ class Load:
     late_s: list[float] = field(default_factory=list)
     """How long after its moment a request was sent: the generator's own lateness, which spoils a run."""
     errors: Counter[str] = field(default_factory=Counter)
+    offered: int = 0
+    """That count."""
     _next: int = 0
     _free: list[Connection] = field(default_factory=list)
 
@@ -165,6 +173,7 @@ class Load:
         seconds = time.perf_counter() - started
         return {
             "seconds": seconds,
+            "offered": self.offered,
             "answers": len(self.whole_s),
             "errors": dict(self.errors),
             "refused": len(self.refused_s),
@@ -184,28 +193,42 @@ class Load:
 
     async def _open_loop(self, rate: float) -> None:
         moments = random.Random(1)  # noqa: S311  # the same moments every time
-        at = time.perf_counter()
+        began = at = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for number in range(1, self.order.requests + 1):
                 at += moments.expovariate(rate)
                 await asyncio.sleep(at - time.perf_counter())
-                group.create_task(self._once(number, at))
+                group.create_task(self._once(number, at, counts=at - began >= self.order.counts_from_s))
 
-    async def _once(self, number: int, intended: float) -> None:
+    async def _once(self, number: int, intended: float, *, counts: bool = True) -> None:
+        self.late_s.append(time.perf_counter() - intended)
+        for attempt in range(self.order.retries + 1):
+            await asyncio.sleep(attempt and 2 ** (attempt - 2) * random.uniform(0.5, 1))  # noqa: S311  # no secret
+            seen = await self._attempt(number)
+            if isinstance(seen, float):
+                break
+        self.offered += counts
+        if not counts:
+            return
+        took_s = time.perf_counter() - intended
+        if isinstance(seen, float):
+            self.whole_s.append(took_s)
+            self.first_byte_s.append(seen - intended)
+        elif seen is None:
+            self.refused_s.append(took_s)
+        else:
+            self.errors[seen] += 1
+
+    async def _attempt(self, number: int) -> float | str | None:
+        """The moment of the first byte, None for a refusal, or why there was no answer."""
         try:
-            self.late_s.append(time.perf_counter() - intended)
             connection = self._free.pop() if self._free else await self._connect()
             first_at = await connection.ask(self.order.request(number))
-        except (OSError, _BadAnswerError) as error:
-            self.errors[str(error) if isinstance(error, _BadAnswerError) else type(error).__name__] += 1
-            return  # and the connection is left: nobody knows what still comes on it
-        if connection.is_refused:
-            self.refused_s.append(time.perf_counter() - intended)
-        else:
-            self.whole_s.append(time.perf_counter() - intended)
-            self.first_byte_s.append(first_at - intended)
+        except (OSError, _BadAnswerError) as error:  # and the connection is left: nobody knows what comes on it
+            return str(error) if isinstance(error, _BadAnswerError) else type(error).__name__
         if not connection.is_last:
             self._free.append(connection)
+        return None if connection.is_refused else first_at
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]  # its types are a package of their own
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from redis import Redis
 
 from devstack import env_file
 from devstack.stores import STORES
-from e2e.up_process import UpProcess, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+    from starlette.types import Receive, Scope, Send
+
+    from e2e.up_process import UpProcess
 
 SECRET = "canary-7b1f3e9d"
 """A prompt, a key, a header, what an upstream repeats of them: it stays nowhere."""
@@ -21,7 +29,7 @@ PATH, MODEL, TENANT, LABEL = "canary-path-51c0", "canary-model-51c0", "canary-te
 """Words that a caller or an operator chose as names: each has a place where it belongs, and stays nowhere else."""
 BELONGS = {
     PATH: re.compile(r'"(path|url\.path)": ?"[^"]*"'),
-    MODEL: re.compile(r'"(model|gen_ai\.request\.model)": ?"[^"]*"'),
+    MODEL: re.compile(r'"model": ?"[^"]*"'),
     TENANT: re.compile(r'"(tenant|spillway\.tenant|subject|path|url\.path)": ?"[^"]*"'),
     LABEL: re.compile(r"(?!)"),
 }
@@ -47,10 +55,46 @@ def _around(text: str, secret: str) -> str:
     return text[max(place - 200, 0) : place + 60]
 
 
-def spans(up: UpProcess) -> str:
-    with httpx2.Client(base_url=up.client["SPILLWAY_TRACES_URL"], timeout=30, trust_env=False) as http:
-        wait_until(lambda: len(http.get("/traces").json()) > 100, 10, "spans")
-        return "\n".join(http.get(f"/traces/{trace['trace_id']}").text for trace in http.get("/traces").json())
+class Collector:
+    """An OTLP receiver that outlives what it collects from, and forgets nothing. Plain ASGI."""
+
+    def __init__(self) -> None:
+        self._exports: list[tuple[str, bytes]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        is_packed = (b"content-encoding", b"gzip") in scope["headers"]
+        self._exports.append((scope["path"], gzip.decompress(body) if is_packed else body))
+        headers = [(b"content-type", b"application/x-protobuf"), (b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    def spans(self) -> str:
+        return self._told("/v1/traces", ExportTraceServiceRequest)
+
+    def metrics(self) -> str:
+        return self._told("/v1/metrics", ExportMetricsServiceRequest)
+
+    def _told(self, wanted: str, kind: Any) -> str:
+        """As JSON, in which an attribute is a field."""
+        bodies = [body for path, body in self._exports if path == wanted]
+        told = "\n".join(json.dumps(_plain(MessageToDict(kind.FromString(body)))) for body in bodies)
+        assert all(f'"service.name": "{service}"' in told for service in MEASURED)
+        return told
+
+
+def _plain(node: Any) -> Any:
+    match node:
+        case {"key": key, "value": value}:
+            return {key: _plain(next(iter(value.values()), None))}
+        case dict():
+            return {name: _plain(value) for name, value in node.items()}
+        case list():
+            return [_plain(value) for value in node]
+    return node
 
 
 def pages(up: UpProcess) -> str:

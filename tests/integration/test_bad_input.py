@@ -91,7 +91,9 @@ def test_another_content_type_is_refused(http: httpx2.Client, content_type: str 
     assert refused(answer, 415)["code"] == "unsupported_media_type"
 
 
-@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/json;charset=latin-1"]
+)
 def test_a_content_type_is_read_as_http_has_it(http: httpx2.Client, content_type: str) -> None:
     answer = http.post("/v1/chat/completions", content=json.dumps(CHAT), headers={"content-type": content_type})
     assert answer.status_code == 200
@@ -295,6 +297,16 @@ def test_48_an_image_of_a_private_host_is_refused(http: httpx2.Client, url: obje
     assert error["param"] == "messages[0].content[0].image_url"
 
 
+@pytest.mark.parametrize(
+    "part", [{"file": {"file_url": "http://10.0.0.1/a"}}, {"video": {"source": {"url": "file:///a"}}}]
+)
+@pytest.mark.usefixtures("untouched")
+def test_48_so_is_one_that_stands_deeper(http: httpx2.Client, part: dict[str, Any]) -> None:
+    message = {"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "file", **part}]}
+    error = refused(http.post("/v1/chat/completions", json=CHAT | {"messages": [message]}))
+    assert error["param"] == "messages[0].content[1]"
+
+
 @pytest.mark.parametrize("url", PUBLIC_URLS)
 def test_48_an_image_of_a_public_host_is_passed_on(http: httpx2.Client, url: str) -> None:
     assert http.post("/v1/chat/completions", json=CHAT | image(url)).status_code == 200
@@ -345,6 +357,14 @@ def test_53_a_key_that_is_over_is_401(stack: Platform, admin: httpx2.Client, cha
 def test_a_key_is_not_made_for_a_time_that_has_passed(admin: httpx2.Client, expires_at: object) -> None:
     error = refused(admin.post("/admin/keys", json={"tenant": "dave", "name": "x", "expires_at": expires_at}))
     assert (error["param"], error["code"]) == ("expires_at", "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [("?limit=0", "limit"), ("?limit=101", "limit"), (f"/job_{'0' * 32}?wait=31", "wait"), ("/x", "job_id")],
+)
+def test_a_bound_of_a_jobs_query_is_told_by_its_name(http: httpx2.Client, query: str, param: str) -> None:
+    assert refused(http.get(f"/v1/jobs{query}"))["param"] == param
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/metrics", "/admin", "/debug", "/v1"])

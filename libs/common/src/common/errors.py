@@ -204,6 +204,10 @@ _STATUS_ERRORS: dict[int, type[ServiceError]] = {
 }
 
 
+_ROUTING = {404: "There is no such route.", 405: "This route does not take this method."}
+"""What the framework raises itself, in words that tell it from a model or a job that is not there."""
+
+
 def _note(request: Request, code: str | None) -> None:
     """Into the request's span and log line: why it was refused is what people look there for."""
     note_error(code)
@@ -228,7 +232,8 @@ def install(
 
     async def http_error(request: Request, error: HTTPException) -> Response:
         known = _STATUS_ERRORS.get(error.status_code)
-        told = (known or InvalidRequest)(str(error.detail), code=None if known else "http_error", headers=error.headers)
+        message = _ROUTING.get(error.status_code, str(error.detail))
+        told = (known or InvalidRequest)(message, code=None if known else "http_error", headers=error.headers)
         told.status = error.status_code
         return await service_error(request, told)
 

@@ -46,7 +46,7 @@ class answered_within:  # noqa: N801  # read as `asyncio.timeout` is
         if left and pause > 0:
             self._timer = self._loop.call_later(pause, self._step, left - 1)
         else:
-            self._timer = self._loop.call_soon(self._expire, GRACE_TURNS)
+            self._expire(GRACE_TURNS)
 
     def _expire(self, turns: int) -> None:
         if turns:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. An expected failure is one line on standard error."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         _COMMANDS[options.command](options)
     except CommandError as error:
@@ -26,9 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="./justw", description="The Spillway stack on this machine.")
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="./justw", description="The Spillway stack on this machine.")
+    commands = made.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start everything; Ctrl-C stops it")
     commands.add_parser("down", help="stop a running stack")
     commands.add_parser("reset", help="remove the stack's data and secrets")
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     announce = commands.add_parser("announce", help="say when the stack is ready (a part of up)")
     announce.add_argument("started", type=float)
     announce.add_argument("urls", nargs="*")
-    return parser
+    return made
 
 
 def _up(_: argparse.Namespace) -> None:

@@ -219,6 +219,7 @@ def door_of(settings: Settings) -> Door:
         is_edge=True,
         trusted_proxies=settings.trusted_proxies,
         connections_per_address=settings.connections_per_address,
+        header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s + 5,  # the application's own limit comes first: it says more
         decoded_below=(b"/v1/models/",),  # the SDKs encode the slash in a model's name
     )

@@ -132,21 +132,6 @@ def _as_service_error(error: Exception, stream: sse.ChatStream, silence: Watchdo
     return UpstreamFailed("The answer broke off before its end.", code="stream_interrupted")
 
 
-async def watched(chunks: AsyncIterator[bytes], *, gap_s: float, deadline: Deadline) -> AsyncIterator[bytes]:
-    """The same chunks, with a bound on the silence between two of them, and on the whole. Raises `TimeoutError`."""
-    silence = Watchdog(gap_s, deadline)
-    try:
-        while True:
-            with silence:
-                chunk = await anext(chunks, None)
-            if chunk is None:
-                return
-            yield chunk
-            silence.heard()
-    finally:
-        silence.close()
-
-
 class EventStream(Response):
     """A response whose body is the events of `chunks`; `finish` is awaited once, whatever ended it.
 

@@ -14,14 +14,14 @@ logger = logging.getLogger(__name__)
 OPENS_AFTER = 5
 """Faults in a row, and"""
 OPENS_AFTER_S = 0.5
-"""so long without a right answer in time. What a burst of connections makes late, all at once, says nothing of the cache
-that a moment later is not over: measured, 64 to 180 ms.
+"""so long without a right answer in time. What a burst of connections makes late, all at once, is over before:
+measured, after 64 to 180 ms.
 """
-REST_S = 2.0
+REST_S = 1.0
 
 
 class CacheBreaker:
-    """Closed until five faults in a row over half a second, then open: nobody asks. Every two seconds one probe may, and
+    """Closed until five faults in a row over half a second, then open: nobody asks. Every second one probe may, and
     nobody waits for it; its success closes the breaker.
     """
 

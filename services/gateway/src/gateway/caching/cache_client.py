@@ -222,7 +222,7 @@ class CacheClient:
     async def _ask_again(self, identity: HopIdentity) -> None:
         """Look for what nobody stores; no caller waits for the answer."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with answered_within(self._timeout_s):
                 response = await self._client.post(
                     self._lookup_url, content=orjson.dumps({"fingerprint": _NOBODY}), headers=self.headers(identity, "")
                 )

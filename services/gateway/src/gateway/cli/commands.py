@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
     """Run one command and return its exit status. An expected failure is one line on standard error."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         found = options.run(options, environ)
     except CommandError as error:
@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] = os
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="./justw", description="Administration of a Spillway gateway.")
-    nouns = parser.add_subparsers(dest="noun", required=True)
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="./justw", description="Administration of a Spillway gateway.")
+    nouns = made.add_subparsers(dest="noun", required=True)
     for noun, about, add in (
         ("keys", "API keys", keys.add),
         ("tenants", "what applies to all keys of a tenant together", tenants.add),
@@ -43,4 +43,4 @@ def _parser() -> argparse.ArgumentParser:
         ("jobs", "look after jobs: dead letters, and every tenant's", jobs.add),
     ):
         add(nouns.add_parser(noun, help=about, description=f"{about[0].upper()}{about[1:]}."))
-    return parser
+    return made
