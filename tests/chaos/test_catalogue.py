@@ -1,4 +1,4 @@
-"""New versions of the catalogue and of a model come in under load and bad ones go out again: no request is lost for it."""
+"""New versions of the catalogue and of a model come in under load and bad ones go out again; no request is lost."""
 
 from __future__ import annotations
 
@@ -103,6 +103,7 @@ def share_of(outcomes: Outcomes, name: str) -> float:
     return round(outcomes.targets.count(name) / len(outcomes.targets), 3)
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize("how", ["errors", "late"])
 async def test_a_canary_that_turns_bad_at_a_fifth_is_rolled_back_within_its_window(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
