@@ -173,16 +173,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tracing", default="0.1", help="off, or the share of requests that are traced (0.1)")
     parser.add_argument("--body-bytes", type=int, default=100, help="size of the prompt: 100, 12000, 220000 (100)")
     parser.add_argument(
-<<<<<<< HEAD
-        "--lanes", nargs="+", choices=[*names, "trace"], default=[lane.name for lane in LANES], metavar="LANE",
-        help=f"{', '.join(lane.name for lane in LANES)} (all); trace: what tracing costs, off, a tenth and every "
-        "request beside each other",
-=======
         "--lanes", nargs="+", choices=[*(lane.name for lane in ALL_LANES), *_GROUPS],
-        default=[lane.name for lane in LANES],
-        help="trace: what tracing costs, off, a tenth and every request beside each other; chunks: what a chunk of a "
-        "stream costs, and what it costs relays without any logic",
->>>>>>> main
+        default=[lane.name for lane in LANES], metavar="LANE",
+        help=f"{', '.join(lane.name for lane in LANES)} (all); trace: what tracing costs, off, a tenth and every "
+        "request beside each other; chunks: what a chunk of a stream costs, and what it costs relays without any logic",
     )  # fmt: skip
     parser.add_argument("--requests", type=float, default=1, help="multiplies the requests of a round (1)")
     parser.add_argument("--starts", type=int, default=3, help="how often the stack is started to time it (3)")
