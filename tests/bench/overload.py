@@ -1,4 +1,4 @@
-"""Offers 1, 2, 5 and 10 times what the stack can do, open loop, and prints goodput, latencies, refusals and memory.
+"""Offers 0.5 to 10 times what the stack can do, open loop, and prints goodput, latencies, refusals and memory.
 
 Two lanes, because two things run out: `slots` (an upstream that takes its time: the gateway's slots are full while its
 processors are not) and `cpu` (an instant upstream: the processes are the bottleneck). The capacity of each is measured
@@ -73,13 +73,13 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench overload", description=__doc__)
+    parser = argparse.ArgumentParser(prog="./justw bench overload", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10, help="of each step (10)")
     parser.add_argument("--tracing", default="0.1", help="off, or the share of requests that are traced (0.1)")
     lanes = [REFUSALS, *(lane.name for lane in LANES)]
-    parser.add_argument("--lanes", nargs="+", choices=lanes, default=lanes)
+    parser.add_argument("--lanes", nargs="+", choices=lanes, default=lanes, metavar="LANE", help=", ".join(lanes))
     parser.add_argument("--refusals", type=int, default=2000, help="of each kind, whose price is measured (2000)")
-    parser.add_argument("--multiples", nargs="+", type=float, default=MULTIPLES, help="of the capacity")
+    parser.add_argument("--multiples", nargs="+", type=float, default=MULTIPLES, help="of the capacity (0.5 1 2 5 10)")
     return parser.parse_args(argv)
 
 

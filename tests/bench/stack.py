@@ -52,10 +52,21 @@ class Stack:
     """From the first process started to the first answer of a model through the gateway."""
     pids: Mapping[str, int]
     """Of our processes: services and stores; not the simulator's nor the sink's."""
+    relays: Mapping[str, tuple[int, int]]
+    """Port and pid of each bare relay before the simulator that was asked for."""
+
+    def behind(self, relay: str) -> Stack:
+        """The same with that relay alone for our processes."""
+        port, pid = self.relays[relay]
+        return replace(self, gateway_port=port, pids={relay: pid})
 
     def cpu_ms(self) -> dict[str, float]:
         """User and system time of each process since it started. Source: proc(5), stat, fields 14 and 15."""
         return {name: _cpu_ms(pid) for name, pid in self.pids.items()}
+
+    def system_ms(self) -> dict[str, float]:
+        """The kernel's part of it."""
+        return {name: _times_ms(pid)[1] for name, pid in self.pids.items()}
 
     def upstream_calls(self, after: int = 0) -> tuple[int, int]:
         """How many the simulator got after that one of its numbers, and the number of the last."""
@@ -73,8 +84,13 @@ class Stack:
 
 
 def _cpu_ms(pid: int) -> float:
+    return sum(_times_ms(pid))
+
+
+def _times_ms(pid: int) -> tuple[float, float]:
+    """User and system time."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * 1000 / _TICKS_PER_S
+    return int(fields[11]) * 1000 / _TICKS_PER_S, int(fields[12]) * 1000 / _TICKS_PER_S
 
 
 def _pss_mb(pid: int) -> float:
@@ -100,14 +116,17 @@ class Cores:
 
 
 @contextlib.contextmanager
-def running(tracing: str, cores: Cores | None = None, **settings: str) -> Iterator[Stack]:
+def running(
+    tracing: str, cores: Cores | None = None, *, relays: Iterable[str] = (), **settings: str
+) -> Iterator[Stack]:
     """Start everything, yield once a model answered through the gateway, stop everything.
 
     `tracing` is `off` or the share of requests that are traced; `settings` are further environment variables; with
-    `cores` each process keeps to its own.
+    `cores` each process keeps to its own. `relays`: kinds of bare relays that are wanted as well.
     Raises `RuntimeError` with a service's own words when the stack does not come up.
     """
-    ports = _free_ports((*SERVICES, "simulator", "sink", *(store.part for store in STORES)))
+    relays = tuple(relays)
+    ports = _free_ports((*SERVICES, "simulator", "sink", *(store.part for store in STORES), *relays))
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         environment, pepper = _environment(ports, tracing, home)
@@ -125,11 +144,14 @@ def running(tracing: str, cores: Cores | None = None, **settings: str) -> Iterat
             pids[name] = _start(stack, name, [sys.executable, "-m", name], environment, home, cpus)
         sink = [sys.executable, str(_HERE / "sink.py"), str(ports["sink"])]
         _start(stack, "sink", sink, environment, home, others)
+        bare = {
+            name: (ports[name], _start(stack, name, _relay(name, ports), environment, home, ours)) for name in relays
+        }
         key, limited_key, spent_key = asyncio.run(_make_keys(environment["GATEWAY_STATE_URL"], pepper))
         _await_answer(ports["gateway"], key, home)
         del pids["simulator"]
         took_s = time.perf_counter() - started
-        yield Stack(ports["gateway"], ports["simulator"], key, limited_key, spent_key, took_s, pids)
+        yield Stack(ports["gateway"], ports["simulator"], key, limited_key, spent_key, took_s, pids, bare)
 
 
 def _free_ports(names: Iterable[str]) -> dict[str, int]:
@@ -163,6 +185,10 @@ def _start(  # noqa: PLR0913, PLR0917  # what a process is made of
 def keeping_to(cpus: frozenset[int] | None) -> Callable[[], None] | None:
     """For `preexec_fn`: before a process has any thread."""
     return None if cpus is None else lambda: os.sched_setaffinity(0, cpus)
+
+
+def _relay(name: str, ports: Mapping[str, int]) -> list[str]:
+    return [sys.executable, str(_HERE / "bare_relay.py"), name, str(ports[name]), str(ports["simulator"])]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -111,7 +111,7 @@ def check(calm: dict[str, Any] | None, busy: dict[str, Any], kind: str, share: f
 
 
 def in_one_of_three_rounds(test: Callable[..., None]) -> Callable[..., None]:
-    """In the suite, whose machine may be so busy that a store misses its 200 ms, whoever calls."""
+    """In the suite, whose machine may be so busy that a store misses its 200 ms: nothing to do with callers."""
 
     @functools.wraps(test)
     def rounds(*arguments: object, **fixtures: object) -> None:

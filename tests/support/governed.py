@@ -6,19 +6,20 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 from pydantic import SecretStr
 
 import simulator.app
 from simulator.settings import SimulatorSettings
 from simulator.transport import SimulatorProtocol
 from support.limits import unique
-from support.platform import ADMIN_KEY, BOUND_S, MODEL, UPSTREAM_KEY, Platform, platform
+from support.platform import ADMIN_KEY, MODEL, UPSTREAM_KEY, Platform, new_key, platform
 from support.server import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    import httpx2
 
 FREE = "sim-unpriced"
 """Nobody knows what it costs."""
@@ -91,14 +92,7 @@ class LimitedKey:
 def limited_key(stack: Platform, *, tenant: str | None = None, **fields: Any) -> LimitedKey:
     """Make a key; `fields` as `POST /admin/keys` takes them."""
     tenant = tenant or unique("tenant")
-    with httpx2.Client(base_url=stack.gateway, timeout=BOUND_S, trust_env=False) as client:
-        answer = client.post(
-            "/admin/keys",
-            json={"tenant": tenant, "name": "a test's", **fields},
-            headers={"authorization": f"Bearer {ADMIN_KEY}"},
-        )
-    answer.raise_for_status()
-    made = answer.json()
+    made = new_key(stack.gateway, tenant=tenant, **fields)
     return LimitedKey(stack, tenant, made["id"], made["key"])
 
 

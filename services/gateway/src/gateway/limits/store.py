@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoScriptError, RedisError
 
 from common.background import end
+from common.lateness import answered_within
 from common.telemetry.spans import UNTRACED, StoreSpans
-from gateway.lateness import answered_within
 from gateway.limits.errors import LimitsStoreAwayError
 
 if TYPE_CHECKING:
