@@ -21,7 +21,7 @@ pytestmark = pytest.mark.chaos
 ROUTE = "/v1/chat/completions"
 DUPLICATES = 200
 LEASE_S = 2.5
-"""Long enough for one renewal to be missed on a busy machine: they come each third of it, and a late store rests 1 s."""
+"""One renewal may be missed on a busy machine: they come each third of it, and a store that was late rests 1 s."""
 
 
 @pytest.fixture(scope="module")
