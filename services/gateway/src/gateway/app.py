@@ -6,9 +6,11 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
+from opentelemetry.metrics import NoOpMeter
+
+from common.guard.door import Door
 from common.health import Health
 from common.http_client import create_client
-from common.http_guard import Door
 from common.identity import HopSigner, HopVerifier
 from common.overload.gate import watching
 from common.overload.memory import memory_gauge
@@ -30,6 +32,7 @@ from gateway.access.trusted_traces import TrustedTraces
 from gateway.admission.turnstile import Turnstile
 from gateway.caching.opening import open_completions
 from gateway.catalogue import ModelCatalogue
+from gateway.decision import note_error
 from gateway.dependencies import State
 from gateway.governor import Governor
 from gateway.idempotency.opening import open_keyed_requests
@@ -88,15 +91,14 @@ def create_app(
                 stack, settings, store, provider, meter, health=health, turnstile=turnstile, declared=declared,
                 refusals=refusals,
             )  # fmt: skip
-            if meter is not None:
-                Metrics(
-                    meter,
-                    governor=state["governor"],
-                    completions=state["completions"],
-                    turnstile=turnstile,
-                    directory=state["directory"],
-                    failed_logins=state["failed_logins"],
-                )
+            Metrics(
+                meter or NoOpMeter("gateway"),
+                governor=state["governor"],
+                completions=state["completions"],
+                turnstile=turnstile,
+                directory=state["directory"],
+                failed_logins=state["failed_logins"],
+            )
             trusted.authenticator = state["authenticator"]
             state["jobs"] = await _open_jobs(stack, settings, provider, meter)
             if workers is not None:
@@ -120,6 +122,7 @@ def create_app(
         is_ours=trusted.is_of,
         shedder=shedder,
         refusals=refusals,
+        note_error=note_error,
     )
 
 
@@ -216,5 +219,7 @@ def door_of(settings: Settings) -> Door:
         is_edge=True,
         trusted_proxies=settings.trusted_proxies,
         connections_per_address=settings.connections_per_address,
+        header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s + 5,  # the application's own limit comes first: it says more
+        decoded_below=(b"/v1/models/",),  # the SDKs encode the slash in a model's name
     )
