@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -17,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import stack
+from bench.load_process import drive
+from bench.yardstick import yardstick_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -112,7 +112,7 @@ class Seen:
     load: dict[str, Any]
     upstream_calls: int
     yardstick_ms: float
-    """How slow the machine was: see `_yardstick_ms`."""
+    """How slow the machine was: see `bench.yardstick`."""
 
     @property
     def total_ms(self) -> float:
@@ -163,17 +163,20 @@ def _behind(lane: Lane, stacks: Mapping[str, stack.Stack]) -> stack.Stack:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        prog="./justw bench", description=__doc__,
+        epilog="Others: bench overload and bench jobs, which have a --help too, and bench metrics.",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, help="of each lane (5)")
     parser.add_argument("--connections", type=int, default=16, help="of the closed loop: 1, 10, 64, ... (16)")
     parser.add_argument("--rate", type=float, help="requests/s: open loop, latency from the intended send time")
     parser.add_argument("--tracing", default="0.1", help="off, or the share of requests that are traced (0.1)")
     parser.add_argument("--body-bytes", type=int, default=100, help="size of the prompt: 100, 12000, 220000 (100)")
     parser.add_argument(
         "--lanes", nargs="+", choices=[*(lane.name for lane in ALL_LANES), *_GROUPS],
-        default=[lane.name for lane in LANES],
-        help="trace: what tracing costs, off, a tenth and every request beside each other; chunks: what a chunk of a "
-        "stream costs, and what it costs relays without any logic",
+        default=[lane.name for lane in LANES], metavar="LANE",
+        help=f"{', '.join(lane.name for lane in LANES)} (all); trace: what tracing costs, off, a tenth and every "
+        "request beside each other; chunks: what a chunk of a stream costs, and what it costs relays without any logic",
     )  # fmt: skip
     parser.add_argument("--requests", type=float, default=1, help="multiplies the requests of a round (1)")
     parser.add_argument("--starts", type=int, default=3, help="how often the stack is started to time it (3)")
@@ -183,24 +186,13 @@ def _arguments() -> argparse.Namespace:
     return asked
 
 
-def _yardstick_ms() -> float:
-    """CPU time of a fixed piece of pure Python, before and after each lane.
-
-    A virtual machine's processor is twice as slow whenever a neighbour wants its other half, and no counter says so.
-    """
-    started = time.process_time()
-    for _ in range(20):
-        json.loads(json.dumps({str(number): [number] * 10 for number in range(500)}))
-    return (time.process_time() - started) * 1000
-
-
 def _start_s(tracing: str) -> float:
     with stack.running(tracing) as started:
         return started.start_s
 
 
 def _measure(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: int) -> Seen:
-    yardstick_ms = _yardstick_ms()
+    before_ms = yardstick_ms()
     _, last_call = running.upstream_calls()
     before = running.cpu_ms(), running.system_ms()
     load = _drive(lane, running, asked, round_, round(lane.requests * asked.requests))
@@ -211,7 +203,7 @@ def _measure(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_
         for then, now in zip(before, after, strict=True)
     )
     upstream_calls, _ = running.upstream_calls(last_call)
-    return Seen(cpu_ms, system_ms, load, upstream_calls, (yardstick_ms + _yardstick_ms()) / 2)
+    return Seen(cpu_ms, system_ms, load, upstream_calls, (before_ms + yardstick_ms()) / 2)
 
 
 def _drive(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: int, requests: int) -> dict[str, Any]:
@@ -230,12 +222,7 @@ def _drive(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: 
         "cache": None if round_ == 0 else lane.cache,  # the warm-up makes the entry that is hit
         "events": _CHUNKS + 1 if lane.is_stream else 0,
     }
-    generator = subprocess.run(  # noqa: S603  # our own
-        [sys.executable, str(Path(__file__).with_name("load.py"))],
-        input=json.dumps(order).encode(), stdout=subprocess.PIPE, check=True,
-    )  # fmt: skip
-    load: dict[str, Any] = json.loads(generator.stdout)
-    return load
+    return drive(order)
 
 
 def _report(

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from gateway.caching.cache_client import CacheClient
     from gateway.caching.entry_writer import EntryWriter
     from gateway.caching.hot_entries import HotEntries
-    from gateway.call import Call, ModelsCall
+    from gateway.call import Call
     from gateway.coalescing.flights import Flights, Work
     from gateway.inference_client import InferenceClient
 
@@ -94,12 +94,12 @@ class Completions:
             found = await self._brought(call, plan, work, read)
         return found.response() if isinstance(found, Answer) else found
 
-    async def models(self, call: ModelsCall, receive: Receive) -> Answer:
+    async def models(self, call: Call, receive: Receive) -> Answer:
         """The models that the key may ask for."""
         async with Patience(call.deadline, receive):
             response = await self.inference.models(call.identity, call.request_id, call.deadline)
             body = await read_whole(response)
-        return Answer(response.status_code, body, passed_on(response.headers))
+        return Answer(response.status_code, body, {} if response.is_success else passed_on(response.headers))
 
     # -- where it comes from -----------------------------------------------------------------------------------------
 
