@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _BYTES = tuple(bytes((number,)) for number in range(0x80))
 _SHORT_TEXTS = tuple(bytes((0x12, size + 2, 0x0A, size)) for size in range(0x7E))
 """What stands before a value that is a text of so many bytes: most are."""
+_LONGEST_WORD = 48
+"""Characters: nothing of captured content is that short, so none is kept."""
 _TIMES = struct.Struct("<BQBQ").pack
 _TIME = struct.Struct("<BQ").pack
 _DOUBLE = struct.Struct("<Bd").pack
@@ -42,7 +44,10 @@ def encoded(span: ReadableSpan) -> bytes:
         _BYTES[span.kind.value + 1],
         _TIMES(0x39, span.start_time or 0, 0x41, span.end_time or 0),
     )
-    parts += [sized(b"\x4a", _attribute(name, value)) for name, value in (span.attributes or {}).items()]
+    for name, value in (span.attributes or {}).items():
+        kind = type(value)
+        is_word = (kind is str and len(value) <= _LONGEST_WORD) or kind is int or kind is bool
+        parts.append(_known(name, value) if is_word else sized(b"\x4a", _attribute(name, value)))
     parts.append(_count(b"\x50", span.dropped_attributes))
     parts += [sized(b"\x5a", _event(event)) for event in span.events]
     parts.append(_count(b"\x60", span.dropped_events))
@@ -78,6 +83,12 @@ def _status(status: Status) -> bytes:
 
 def _remote(context: SpanContext | None) -> bytes:
     return _HAS_REMOTE_AND_IS if context is not None and context.is_remote else _HAS_REMOTE
+
+
+@functools.lru_cache(2_048, typed=True)
+def _known(name: str, value: object) -> bytes:
+    """An attribute of a span: most of them are said again and again."""
+    return sized(b"\x4a", _attribute(name, value))
 
 
 def _attribute(name: str, value: object) -> bytes:
