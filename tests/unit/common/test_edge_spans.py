@@ -13,7 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from common.errors import Overloaded
 from common.health import Health
 from common.service import frame
-from support.spans import CALLER, SAMPLED, SPAN, Seen
+from support.spans import CALLER, SAMPLED, SPAN, UNSAMPLED, Seen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -65,6 +65,19 @@ async def test_it_goes_on_with_the_trace_of_those_it_trusts(authorization: str, 
     seen = Seen()
     answer = await ask(seen, authorization=authorization, **SAMPLED)
     assert (answer.json() == CALLER, link_ids(seen) == []) == (is_parent, is_parent)
+
+
+async def test_the_state_of_a_trace_goes_on_with_it() -> None:
+    seen = Seen()
+    await ask(seen, authorization="Bearer ours", tracestate="vendor=1", **SAMPLED)
+    assert seen.span.context.trace_state.to_header() == "vendor=1"
+
+
+async def test_the_unsampled_trace_of_those_it_trusts_goes_on_unrecorded() -> None:
+    seen = Seen()
+    answer = await ask(seen, authorization="Bearer ours", **UNSAMPLED)
+    assert answer.json() == answer.headers["x-trace-id"] == CALLER
+    assert seen.spans == []
 
 
 @pytest.mark.parametrize("traceparent", ["", "nonsense", f"00-{'0' * 32}-{SPAN}-01", f"ff-{CALLER}-{SPAN}-01"])
