@@ -1,6 +1,6 @@
 """`python tests/bench` measures the stack: CPU per request, latency, memory, start; `python tests/bench overload` what
-becomes of it when more is asked of it than it can do; `python tests/bench metrics` what metrics add to a request, and
-`python tests/bench tracing` what tracing does. See docs/scaling.md.
+becomes of it when more is asked of it than it can do, and what a refusal costs; `python tests/bench metrics` what
+metrics add to a request, and `python tests/bench tracing` what tracing does. See docs/scaling.md.
 """
 
 import sys

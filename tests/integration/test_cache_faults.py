@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gateway.caching.cache_breaker import OPENS_AFTER
+from gateway.caching.cache_breaker import REST_S
+from gateway.coalescing.presence import AGAIN_S
 from support.chaos import times
 from support.crowd import Crowd, Seen, crowd
 from support.faulty_proxy import FAULTS, FaultyProxy, faulty_proxy
 from support.marking_upstream import PIECES, MarkingUpstream
-from support.platform import BOUND_S, Platform, chat, make_key, platform
+from support.platform import BOUND_S, Platform, chat, eventually, make_key, platform
 from support.replicas import replicas
 from support.server import running
 from support.valkey import Valkey, valkey
@@ -26,25 +29,42 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.chaos
+    import httpx2
+
+pytestmark = [pytest.mark.chaos, pytest.mark.measured]
 DURATION_S = float(os.environ.get("SPILLWAY_CHAOS_S") or times(4, 600))
 SEED = int(os.environ.get("SPILLWAY_CHAOS_SEED") or 1)
 RECOVERED_WITHIN_S = 5.0
+LOOK_UP_S = 0.05
+ADDED_AT_FIRST_MS = 60
+"""At p99, in the first second."""
+ADDED_AFTERWARDS_MS = 5
 CALLERS = 8
+WINDOW, WINDOWS = 60, times(3, 20)
+"""Answers of which a p99 is taken, and how often."""
 TENANTS = 20
 PROMPTS = 2
 CALLS_A_TENANT = 3
 """At a time."""
 
 
-@pytest.fixture
-def proxied(state_store: Valkey, cache_store: Valkey) -> Iterator[tuple[Platform, FaultyProxy]]:
-    """A platform whose gateway reaches the cache through a proxy that can break."""
-    with platform(state_store.url, cache_store.url) as inner, faulty_proxy(inner.cache) as proxy:
-        # All parts share one process here, so a quarter of a second instead of 50 ms: else the load itself is a fault.
-        of_gateway = {"cache_url": proxy.url, "cache_timeout_s": 0.25, "hot_entries_life_s": 0}
-        with platform(state_store.url, cache_store.url, of_gateway=of_gateway) as outer:
-            yield outer, proxy
+@pytest.fixture(scope="module")
+def proxied(stack: Platform) -> Iterator[tuple[str, FaultyProxy]]:
+    """A gateway, a process of its own, that reaches the cache through a proxy that can break."""
+    with (
+        faulty_proxy(stack.cache) as proxy,
+        replicas(stack, 1, cache_url=proxy.url, cache_timeout_s=LOOK_UP_S, hot_entries_life_s=0) as (gateway,),
+    ):
+        yield gateway.url, proxy
+
+
+@dataclass
+class Answer:
+    prompt: str
+    seen: Seen
+    at: float
+    """When it was whole."""
+    took_s: float
 
 
 class Load:
@@ -55,7 +75,7 @@ class Load:
         self._url = url
         self._is_over = False
         self.old_share = 0.5
-        self.answers: list[tuple[str, Seen, float]] = []
+        self.answers: list[Answer] = []
 
     async def run(self, number: int) -> None:
         chance = random.Random(SEED * 1_000 + number)  # noqa: S311  # seeded
@@ -66,61 +86,80 @@ class Load:
             body = chat(f"{prompt} [[sim tokens=3]]", stream=chance.random() < 0.5)
             started = time.perf_counter()
             seen = await self._callers.ask(self._url, body)
-            self.answers.append((prompt, seen, time.perf_counter() - started))
+            ended = time.perf_counter()
+            self.answers.append(Answer(prompt, seen, ended, ended - started))
 
     def stop(self) -> None:
         self._is_over = True
 
-    async def answered(self, count: int) -> None:
-        wanted = len(self.answers) + count
+    async def answered(self, count: int) -> list[Answer]:
+        """So many further answers."""
+        since = len(self.answers)
         async with asyncio.timeout(BOUND_S * 3):
-            while len(self.answers) < wanted:  # noqa: ASYNC110  # the callers are tasks of ours, they make progress
+            while len(self.answers) < since + count:  # noqa: ASYNC110  # the callers are tasks of ours, they make progress
                 await asyncio.sleep(0.005)
+        return self.answers[since:]
 
-    def p99_ms(self, since: int) -> float:
-        taken = sorted(took for _, _, took in self.answers[since:])
-        return taken[int(len(taken) * 0.99)] * 1000
+    async def hit(self) -> None:
+        while (await self.answered(1))[-1].seen.cache != "hit":
+            pass
+
+    async def p99s_ms(self) -> list[float]:
+        """Of misses, window by window."""
+        return [p99_ms(await self.answered(WINDOW)) for _ in range(WINDOWS)]
+
+
+def p99_ms(answers: list[Answer]) -> float:
+    taken = sorted(answer.took_s for answer in answers)
+    return taken[int(len(taken) * 0.99)] * 1000
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_whatever_is_wrong_with_the_cache_every_answer_is_right_and_it_is_left_alone_until_it_recovers(
-    proxied: tuple[Platform, FaultyProxy], fault: Any
+    stack: Platform, proxied: tuple[str, FaultyProxy], fault: Any
 ) -> None:
-    stack, proxy = proxied
+    url, proxy = proxied
     async with crowd(stack.key) as callers:
-        load = Load(callers, stack.gateway)
+        load = Load(callers, url)
         asking = [asyncio.create_task(load.run(number)) for number in range(CALLERS)]
         await load.answered(100)
-        while load.answers[-1][1].cache != "hit":
-            await load.answered(1)
+        await load.hit()
         load.old_share = 0  # misses only: what they take with a cache is compared with what they take without
         await load.answered(CALLERS)
-        marked = len(load.answers)
-        await load.answered(300)
-        calm_ms = load.p99_ms(marked)
+        calm_ms = await load.p99s_ms()
+        broken_at = time.perf_counter()
         proxy.fault = fault
-        await load.answered(CALLERS * 3)  # by then the breaker is open
+        first = await load.answered(WINDOW)
+        while time.perf_counter() < broken_at + 1:
+            first += await load.answered(CALLERS)
         asked_before = proxy.requests
         marked = len(load.answers)
-        await load.answered(300)
-        broken_ms = load.p99_ms(marked)
-        # Nobody waits for the cache any more: all that reaches it are probes, one in two seconds, and what was begun.
-        assert proxy.requests - asked_before <= OPENS_AFTER + CALLERS
-        assert {seen.cache for _, seen, _ in load.answers[marked:]} <= {"miss", "coalesced"}
+        broken_ms = await load.p99s_ms()
+        # Nobody waits for the cache any more: all that reaches it are probes, and words that we are here.
+        background = (time.perf_counter() - broken_at) / min(REST_S, AGAIN_S) * 2 + CALLERS
+        assert proxy.requests - asked_before <= background
+        assert {answer.seen.cache for answer in load.answers[marked:]} <= {"miss", "coalesced"}
         load.old_share = 0.5
         proxy.fault = "none"
         healed_at = time.monotonic()
-        while load.answers[-1][1].cache != "hit":
-            await load.answered(1)
+        await load.hit()
         assert time.monotonic() - healed_at < RECOVERED_WITHIN_S
+        load.old_share = 0
+        await load.answered(CALLERS)
+        calm_ms += await load.p99s_ms()
         load.stop()
         await asyncio.gather(*asking)
-    sys.stdout.write(f"{fault}: p99 {calm_ms:.0f} ms before, {broken_ms:.0f} ms once the breaker was open\n")
-    wrong = Counter(seen.status for _, seen, _ in load.answers if seen.status != 200 or not seen.is_whole)
+    first_ms = p99_ms([answer for answer in first if answer.at < broken_at + 1])
+    sys.stdout.write(f"{fault}: p99 {calm_ms} calm, {first_ms:.0f} in the first second, {broken_ms} afterwards\n")
+    # Of a machine that others use as well the worst calm window is compared with the best of the others: what each
+    # request pays, or one in a hundred, shows in all of them.
+    assert min(broken_ms) <= max(calm_ms) + ADDED_AFTERWARDS_MS
+    assert first_ms <= max(calm_ms) + ADDED_AT_FIRST_MS
+    wrong = Counter(a.seen.status for a in load.answers if a.seen.status != 200 or not a.seen.is_whole)
     assert not wrong
     texts: dict[str, set[bytes]] = {}
-    for prompt, seen, _ in load.answers:
-        texts.setdefault(prompt, set()).add(said(seen))
+    for answer in load.answers:
+        texts.setdefault(answer.prompt, set()).add(said(answer.seen))
     # The simulator's words depend on the prompt alone: one answer to each question, and no question with another's.
     assert all(len(answers) == 1 for answers in texts.values())
     assert len({next(iter(answers)) for answers in texts.values()}) > len(texts) * 0.9
@@ -145,6 +184,11 @@ def mixed(state_store: Valkey, tmp_path: Path) -> Iterator[tuple[Platform, Valke
             yield started, store, upstream
 
 
+def is_known(http: httpx2.Client, url: str) -> bool:
+    """Whether the gateway there has looked up the key, and so needs no store for it in the next seconds."""
+    return http.post(f"{url}/v1/chat/completions", json={}).status_code == 400
+
+
 async def freeze_now_and_then(store: Valkey, until: float) -> None:
     """The store stands still for a twentieth of the time."""
     chance = random.Random(SEED)  # noqa: S311  # seeded
@@ -163,9 +207,12 @@ async def test_no_answer_ever_crosses_from_one_tenant_to_another(
     keys = {f"t{number}": make_key(stack.gateway, f"t{number}") for number in range(TENANTS)}
     outcomes: Counter[str] = Counter()
     crossed: list[str] = []
-    until = time.monotonic() + DURATION_S
     with replicas(stack, 1) as (second,):
         urls = (stack.gateway, second.url)
+        for key in keys.values():  # whose look-up is late on a busy machine is asked for again
+            with stack.http(key) as http:
+                assert all(eventually(functools.partial(is_known, http, url)) for url in urls)
+        until = time.monotonic() + DURATION_S
         async with crowd("") as callers:
 
             async def call(tenant: str, number: int) -> None:

@@ -13,6 +13,7 @@ from cache.bells import Bells, rung
 from cache.entries import Entries, Entry
 from cache.errors import StoreUnavailable
 from cache.flights import MAX_FLIGHT_BYTES, Flights, Found
+from cache.gateways import GONE_AFTER_MS, REMEMBERED_MS, Gateways
 from cache.inventory import Inventory
 from common.http_client import create_client
 from common.identity import HopIdentity, HopSigner
@@ -281,24 +282,42 @@ async def test_a_leader_that_stays_away_loses_its_lease_to_one_other(
     assert not await flights.append(tenant, name, lead, [b"late"], first=0)
 
 
-async def test_a_leader_whose_connection_breaks_loses_its_lease_long_before_its_end(
-    stack: Platform, store: Redis, flights: Flights, tenant: str, name: str
-) -> None:
-    lead = (await flights.look_up(tenant, name, own_id=new_id())).flight
-    token = HopSigner(SECRETS["cache_hop_secret"], "cache").authorization(HopIdentity(tenant, "key1"))
-    async with create_client(base_url=stack.cache) as leader, asyncio.timeout(BOUND_S):
-        renewed, flight = None, names.flight(tenant, name, lead)[0]
-        granted = await store.hget(flight, "until")
-        attending = asyncio.create_task(
-            leader.post(f"/v1/flights/{name}/{lead}/attendance", headers={"authorization": token})
-        )
-        while renewed in (None, granted):  # then it waits there, for a second
-            renewed = await store.hget(flight, "until")
-        attending.cancel()
-        while await store.hget(flight, "id"):
+async def test_a_gateway_whose_calls_break_off_is_gone_at_once_for_every_replica(stack: Platform, store: Redis) -> None:
+    elsewhere = Gateways(store)  # another replica of the cache, which sees none of its calls
+    gateway = new_id()[: names.GATEWAY_DIGITS]
+    token = HopSigner(SECRETS["cache_hop_secret"], "cache").authorization(HopIdentity("platform", "presence"))
+    async with create_client(base_url=stack.cache) as client, asyncio.timeout(BOUND_S):
+        calls = [
+            asyncio.create_task(client.post(f"/v1/gateways/{gateway}/presence", headers={"authorization": token}))
+            for _ in range(2)
+        ]
+        while not await store.exists(names.gateway(gateway)):
             pass
-    seconds, _ = await store.time()
-    assert float(renewed or 0) / 1000 - seconds > 1  # a lease that was still to run
+        calls[0].cancel()  # the other one stays open
+        await asyncio.gather(calls[0], return_exceptions=True)
+        assert not await elsewhere.is_gone(gateway)
+        calls[1].cancel()
+        while not await elsewhere.is_gone(gateway):
+            pass
+
+
+async def test_a_gateway_that_nobody_sees_any_more_is_gone_and_one_of_which_nothing_is_known_is_not(
+    store: Redis,
+) -> None:
+    here, elsewhere = Gateways(store), Gateways(store)
+    gateway = new_id()[: names.GATEWAY_DIGITS]
+    assert not await elsewhere.is_gone(gateway)
+    async with here.noting(), asyncio.timeout(BOUND_S):
+        with here.seen(gateway):
+            while not await store.exists(names.gateway(gateway)):
+                pass
+            await here.lose(gateway)  # one call of several
+            assert not await elsewhere.is_gone(gateway)
+    # The replica that saw it stands still, or is no more.
+    await store.pexpire(names.gateway(gateway), REMEMBERED_MS - GONE_AFTER_MS - 1)
+    assert await elsewhere.is_gone(gateway)
+    with elsewhere.seen(gateway):  # it has come here
+        assert not await elsewhere.is_gone(gateway)
 
 
 async def test_a_lease_is_kept_while_somebody_follows_and_let_go_when_nobody_does(

@@ -118,6 +118,7 @@ def test_a_service_whose_upstreams_are_all_away_is_ready(tmp_path: Path, is_read
 
 
 @pytest.mark.chaos
+@pytest.mark.measured
 async def test_a_hundred_reloads_under_load_a_third_of_them_broken_fail_no_request(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,6 +174,7 @@ def canary(old: Switched, new: Switched, percent: float) -> str:
 
 
 @pytest.mark.chaos
+@pytest.mark.measured
 async def test_a_new_version_is_walked_in_step_by_step_under_load_and_no_request_fails(tmp_path: Path) -> None:
     with switched() as old, switched() as new:
         file = tmp_path / "models.yaml"
@@ -199,6 +201,7 @@ def share_of(outcomes: Outcomes, name: str) -> float:
 
 
 @pytest.mark.chaos
+@pytest.mark.measured
 @pytest.mark.parametrize("how", ["errors", "late"])
 async def test_a_canary_that_turns_bad_at_a_fifth_is_rolled_back_within_its_window(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
@@ -225,6 +228,7 @@ async def test_a_canary_that_turns_bad_at_a_fifth_is_rolled_back_within_its_wind
 
 
 @pytest.mark.chaos
+@pytest.mark.measured
 @pytest.mark.parametrize("run", range(times(1, 5)))
 async def test_an_upstream_that_is_away_gets_no_storm_and_its_return_is_felt_within_seconds(
     tmp_path: Path, run: int

@@ -161,7 +161,7 @@ async def test_a_key_its_audit_entry_and_its_tenant_change_in_one_slot(cluster: 
         assert await key_store.change_key(store, record.kid, lambda found: found, ACTOR) == record
         await key_store.note_used(store, {record.kid: 1.0})
         assert await key_store.recently_used(store, since=0, count=10) == [record.kid]
-        await key_store.put_tenant(store, TenantRecord(tenant=tenant), ACTOR)
+        assert await key_store.change_tenant(store, tenant, lambda it: it, ACTOR) == TenantRecord(tenant)
         assert await key_store.delete_key(store, record.kid, ACTOR)
         assert await key_store.delete_tenant(store, tenant, ACTOR)
 

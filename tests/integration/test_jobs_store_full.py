@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis
 
-from devstack import ports
 from devstack.stores import STORES
 from support.platform import Platform, chat, platform
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ class SmallDisk:
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self.port = ports.find_free()
+        self.port = free_port()
         self._data_dir = data_dir
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -134,6 +134,33 @@ def test_a_prompt_is_answered_by_the_simplest_door_and_again_from_the_cache(
     assert shared.json()["choices"][0]["message"]["content"] == first.json()["result"]
 
 
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"messages": [{"role": "user", "content": "hi"}]}, "messages"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"logprobs": True}, "logprobs"),
+        ({"stream": True}, "stream"),
+    ],
+)
+def test_the_simplest_door_refuses_what_it_has_no_answer_for(
+    stack: Platform, http: httpx2.Client, prompt: str, change: dict[str, Any], param: str
+) -> None:
+    before = stack.last_attempt()
+    for asked in ({}, {"prefer": "respond-async"}):
+        answer = http.post("/generate", json={"prompt": prompt} | change, headers=asked)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"], error["code"]) == (400, param, "unsupported_parameter")
+    assert stack.last_attempt() == before
+
+
+@pytest.mark.parametrize("patience", ["inf", "nan", "-5", "0"])
+def test_a_patience_that_is_none_is_refused(http: httpx2.Client, prompt: str, patience: str) -> None:
+    answer = http.post("/v1/chat/completions", json=chat(prompt), headers={"x-request-timeout-ms": patience})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "x-request-timeout-ms")
+
+
 @pytest.fixture
 def cached(http: httpx2.Client, prompt: str) -> str:
     """A prompt whose answer is in alice's cache."""

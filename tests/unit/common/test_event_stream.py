@@ -9,8 +9,9 @@ import pytest
 
 from common.errors import ClientGone, DeadlineExceeded, ServiceError, UpstreamFailed
 from common.streams import sse
-from common.streams.event_stream import AlreadyToldError, EventStream, relay_chat
+from common.streams.event_stream import AlreadyToldError, ChatRelay, EventStream
 from common.streams.sse import ChatStream
+from common.streams.watchdog import Watchdog
 from support.asgi import Line, http_scope
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ async def chunks_of(*parts: bytes | BaseException) -> AsyncIterator[bytes]:
 async def relayed(*parts: bytes | BaseException) -> tuple[bytes, ServiceError | None]:
     out = b""
     try:
-        async for events in relay_chat(chunks_of(*parts), ChatStream()):
+        async for events in ChatRelay(chunks_of(*parts), ChatStream(), Watchdog(BOUND_S)):
             out += events
     except ServiceError as error:
         return out, error

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from common.identity import HopIdentity
-from gateway.caching.cache_breaker import OPENS_AFTER, REST_S, CacheBreaker
+from gateway.caching.cache_breaker import OPENS_AFTER, OPENS_AFTER_S, REST_S, CacheBreaker
 from gateway.caching.cache_client import CacheClient, Follow, Found, Lead
 from gateway.caching.hot_entries import Hit
 from support.cache_service import ALICE, BOUND_S, SEALER, CacheService
@@ -151,6 +151,7 @@ async def test_a_cache_that_keeps_failing_is_left_alone_but_for_a_probe_that_nob
     service.answer = fail
     for _ in range(OPENS_AFTER + 3):
         assert await look_up(cache) is None
+        clock.advance(OPENS_AFTER_S / (OPENS_AFTER - 1))
     assert len(service.requests) == OPENS_AFTER
     clock.advance(REST_S)
     service.answer = stall
@@ -173,6 +174,7 @@ async def test_a_probe_that_is_answered_with_garbage_opens_nothing(
     service.answer = say_nothing
     for _ in range(OPENS_AFTER):
         await look_up(cache)
+        clock.advance(OPENS_AFTER_S)
     clock.advance(REST_S)
     await look_up(cache)
     for _ in range(20):
@@ -188,3 +190,22 @@ async def test_faults_between_good_answers_do_not_add_up(cache: CacheClient, ser
         await look_up(cache)
         service.answer = service.well
         assert await look_up(cache) == Hit(b"answer", 7)
+
+
+async def test_faults_of_one_moment_are_one_and_put_no_cache_at_rest(
+    cache: CacheClient, service: CacheService, clock: Clock
+) -> None:
+    service.answer = stall
+    await asyncio.gather(*(look_up(cache) for _ in range(OPENS_AFTER * 3)))
+    clock.advance(OPENS_AFTER_S - 0.01)
+    await look_up(cache)
+    assert not cache.breaker.is_open
+    service.answer = service.well
+    assert await look_up(cache) is not None  # so it was over
+    clock.advance(OPENS_AFTER_S)
+    service.answer = stall
+    await asyncio.gather(*(look_up(cache) for _ in range(OPENS_AFTER * 3)))
+    assert not cache.breaker.is_open
+    clock.advance(OPENS_AFTER_S)
+    await look_up(cache)
+    assert cache.breaker.is_open

@@ -5,8 +5,9 @@ import asyncio
 import httpx2
 import pytest
 
-from gateway.caching.cache_breaker import OPENS_AFTER
+from gateway.caching.cache_breaker import OPENS_AFTER, OPENS_AFTER_S, CacheBreaker
 from support.cache_service import ALICE, BOUND_S, SEALER, CacheService, writer_of
+from support.clock import Clock
 
 NAME = "0" * 64
 
@@ -94,10 +95,12 @@ async def test_an_answer_that_cannot_be_stored_stops_no_other(service: CacheServ
 
 
 async def test_a_cache_that_is_left_alone_is_not_written_to_either(service: CacheService) -> None:
-    cache = service.cache()
+    clock = Clock()
+    cache = service.cache(CacheBreaker(clock))
     writer = writer_of(cache)
     for _ in range(OPENS_AFTER):
         cache.breaker.fault("test")
+        clock.advance(OPENS_AFTER_S)
     assert not writer.put(NAME, b"answer", identity=ALICE)
     assert writer.dropped == 1
 

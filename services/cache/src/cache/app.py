@@ -11,9 +11,10 @@ from cache.bells import Bells
 from cache.dependencies import State
 from cache.entries import Entries
 from cache.flights import Flights
+from cache.gateways import Gateways
 from cache.inventory import Inventory
 from cache.metrics import Metrics
-from cache.routes import entries, flights, inventory, lookups
+from cache.routes import entries, flights, gateways, inventory, lookups
 from cache.settings import Settings
 from common.figures import Figures
 from common.health import Health
@@ -53,7 +54,8 @@ def create_app(
             await stack.enter_async_context(draining(health, settings.drain_delay_s))
             spans = StoreSpans("cache", provider, meter)
             kept, stock = Entries(store, spans=spans), Inventory(store, spans=spans)
-            leads = Flights(store, kept, spans=spans)
+            leads, callers = Flights(store, kept, spans=spans), Gateways(store, spans=spans)
+            await stack.enter_async_context(callers.noting())
             figures = Figures(stock.figures)
             await stack.enter_async_context(figures.watching())
             Metrics(meter or NoOpMeter("cache"), kept, leads, figures)
@@ -62,10 +64,11 @@ def create_app(
                 verifier=HopVerifier(revealed(settings.hop_secret, settings.hop_secret_previous), "cache"),
                 entries=kept,
                 flights=leads,
+                gateways=callers,
                 bells=bells,
                 inventory=stock,
             )
         traces.shut_down(provider, settings.flush_share_s)
 
-    routers = [lookups.router, entries.lean, entries.router, flights.router, inventory.router]
+    routers = [lookups.router, entries.lean, entries.router, flights.router, gateways.router, inventory.router]
     return frame("cache", lifespan=lifespan, health=health, routers=routers, tracer_provider=provider, meter=meter)

@@ -32,18 +32,19 @@ class Bells:
         self._waiting: dict[bytes, set[asyncio.Event]] = {}
 
     @contextlib.contextmanager
-    def at(self, what: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever `what` changes; whoever waits clears it *before* looking."""
+    def at(self, *what: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever any of that changes; whoever waits clears it *before* looking."""
         bell = asyncio.Event()
-        name = what.encode()
-        waiting = self._waiting.setdefault(name, set())
-        waiting.add(bell)
+        names = [one.encode() for one in what]
+        for name in names:
+            self._waiting.setdefault(name, set()).add(bell)
         try:
             yield bell
         finally:
-            waiting.discard(bell)
-            if not waiting and self._waiting.get(name) is waiting:
-                del self._waiting[name]
+            for name in names:
+                self._waiting[name].discard(bell)
+                if not self._waiting[name]:
+                    del self._waiting[name]
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:

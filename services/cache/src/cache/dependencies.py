@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from cache.bells import Bells
 from cache.entries import Entries
 from cache.flights import Flights
+from cache.gateways import Gateways
 from cache.inventory import Inventory
 from cache.settings import Settings
 from common.identity import HopIdentity, HopVerifier
@@ -19,6 +20,7 @@ class State(TypedDict):
     verifier: HopVerifier
     entries: Entries
     flights: Flights
+    gateways: Gateways
     bells: Bells
     inventory: Inventory
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from cache.bells import rung
 from cache.errors import StoreUnavailable
+from cache.names import gateway_of
 from cache.presence import while_present
 from common import framing, wire
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from cache.bells import Bells
     from cache.flights import Flights
+    from cache.gateways import Gateways
 
 SIGN_OF_LIFE_S = 0.25
 """Also how often a follower says that it is there, and looks whether a bell was lost."""
@@ -28,10 +30,18 @@ class FrameStream(Response):
 
     media_type = wire.OCTETS
 
-    def __init__(
-        self, flights: Flights, bells: Bells, flight: tuple[str, str, str], *, follower: str, first: int
+    def __init__(  # noqa: PLR0913  # three parts, and the rest by keyword
+        self,
+        flights: Flights,
+        gateways: Gateways,
+        bells: Bells,
+        flight: tuple[str, str, str],
+        *,
+        follower: str,
+        first: int,
     ) -> None:
         self._flights = flights
+        self._gateways = gateways
         self._bells = bells
         self._flight = flight
         self._follower = follower
@@ -54,7 +64,8 @@ class FrameStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_frames(self, send: Send) -> None:
-        with self._bells.at(self._flight[2]) as bell:
+        leader = gateway_of(self._flight[2])
+        with self._bells.at(self._flight[2], leader) as bell:
             while True:
                 bell.clear()
                 state, frames = await self._flights.read(*self._flight, first=self._told, follower=self._follower)
@@ -64,4 +75,7 @@ class FrameStream(Response):
                 if state != "open":
                     return
                 if not frames:
+                    if await self._gateways.is_gone(leader):
+                        await self._flights.release(*self._flight, unless_followed=False)
+                        return
                     await rung(bell, SIGN_OF_LIFE_S)

@@ -1,7 +1,8 @@
 """Names of what is kept in the *cache* store. The tenant comes from the caller's verified token, never from its words.
 
 A fingerprint is 64 hex digits that the gateway made: 16 of them stand for the model, 48 for the request. The tenant is
-the hash tag, so that all keys of one script share a cluster slot.
+the hash tag, so that all keys of one script share a cluster slot. A flight's id is 32 hex digits, 16 of them its
+gateway's.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ MODEL_DIGITS: Final = 16
 FINGERPRINT = "^[0-9a-f]{64}$"
 FLIGHT = "^[0-9a-f]{32}$"
 MODEL = "^[0-9a-f]{16}$"
+GATEWAY = "^[0-9a-f]{16}$"
+GATEWAY_DIGITS: Final = 16
 BELLS = "v1:bells"
-"""The channel on which scripts name a flight whose events or end changed, and `followers_of` it when those did."""
+"""The channel for the name of a flight whose events or end changed, of `followers_of` it when those did, and for the id
+of a gateway that is gone.
+"""
 _GLOB = re.compile(r"([*?\[\]\\^])")
 
 
@@ -30,6 +35,14 @@ def flight(tenant: str, fingerprint: str, flight_id: str) -> list[str]:
 
 def followers_of(flight: str) -> str:
     return f"{flight}:followers"
+
+
+def gateway_of(flight: str) -> str:
+    return flight[:GATEWAY_DIGITS]
+
+
+def gateway(gateway_id: str) -> str:
+    return f"v1:gateway:{gateway_id}"
 
 
 def counters(tenant: str) -> str:

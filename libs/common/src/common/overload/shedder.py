@@ -50,7 +50,7 @@ class Shedder:
         `max_lag_s`: a loop that is so late takes in nothing new; turns that were long for so long are bounded.
         """
         self._max_requests = max_requests
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
         self._max_lag_s = max_lag_s
         self._clock = clock
         self._cpu_clock = cpu_clock
@@ -136,7 +136,7 @@ class Shedder:
     def _reason(self, body_bytes: int, *, is_batch: bool) -> Reason | None:  # noqa: PLR0911  # one line for each reason
         if self.requests >= self._max_requests:
             return "requests"
-        if self.body_bytes + body_bytes > self._max_body_bytes:
+        if self.body_bytes + body_bytes > self.max_body_bytes:
             return "bodies"
         if self._memory >= ALL_MEMORY:
             return "memory"

@@ -2,7 +2,7 @@
 
 Ours and not contrib's, which took 0.3 ms a request, 0.03 to 0.1 ms of it where nothing is recorded, ended with the
 answer's last byte, when the decision record is still to come, and repeated queries and user agents. Source:
-OpenTelemetry's semantic conventions for HTTP spans (stable); docs/adr/0037.
+OpenTelemetry's semantic conventions for HTTP spans (stable); docs/adr/0038.
 """
 
 from __future__ import annotations

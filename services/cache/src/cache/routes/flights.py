@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -36,13 +35,11 @@ class FlightLost(ServiceError):
 async def attend(
     request: Request, identity: Identity, fingerprint: Fingerprint, flight: Flight, *, followed: bool = False
 ) -> JSONResponse:
-    """The leader's connection is its life: when it breaks off while it waits here, the flight is given up at once."""
     state, name = state_of(request), (identity.tenant, fingerprint, flight)
     with state["flights"].attending(), state["bells"].at(followers_of(flight)) as bell:
         held, followers = await state["flights"].renew(*name)
         if held and bool(followers) == followed:
             if not await while_present(request.receive, rung(bell, ATTENDANCE_S)):
-                await asyncio.shield(state["flights"].release(*name, unless_followed=False))
                 raise ClientGone("The leader closed the connection.")
             held, followers = await state["flights"].renew(*name)
     return JSONResponse({"held": held, "followers": followers})
@@ -73,7 +70,7 @@ async def follow(  # noqa: PLR0913, PLR0917  # as above
 ) -> Response:  # fmt: skip
     state = state_of(request)
     name = (identity.tenant, fingerprint, flight)
-    return FrameStream(state["flights"], state["bells"], name, follower=follower, first=first)
+    return FrameStream(state["flights"], state["gateways"], state["bells"], name, follower=follower, first=first)
 
 
 @router.delete("", summary="Let go of the lease; `released` is false if somebody follows and that was a condition")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 import httpx2
 import orjson
 
 from common import framing, wire
 from common.errors import InvalidRequest
+from common.lateness import answered_within
 from gateway.caching.hot_entries import Hit
 from gateway.caching.sealing import SealBrokenError
-from gateway.lateness import answered_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +77,8 @@ class CacheClient:
         self._sealer = sealer
         self._timeout_s = timeout_s
         self._probe: asyncio.Task[None] | None = None
+        self.gateway_id = secrets.token_hex(8)
+        """This process's, with which the ids of its flights begin: by it the cache knows whose they are."""
         self.breaker = breaker
         self.broken_seals = 0
         """An alarm: something else than what was sealed for this tenant and request came back."""
@@ -96,7 +98,7 @@ class CacheClient:
         """A hit, a lead or a follow; only a hit or None if the caller does not join; no lead without `leads`."""
         if self._rests(identity):
             return None
-        own_id = uuid4().hex if joins else ""
+        own_id = self.gateway_id + secrets.token_hex(8) if joins else ""
         asked: dict[str, Any] = {"fingerprint": name, "own_id": own_id or None, "failed_id": failed_id or None}
         if max_age_s is not None:
             asked["max_age_s"] = max_age_s
@@ -220,7 +222,7 @@ class CacheClient:
     async def _ask_again(self, identity: HopIdentity) -> None:
         """Look for what nobody stores; no caller waits for the answer."""
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with answered_within(self._timeout_s):
                 response = await self._client.post(
                     self._lookup_url, content=orjson.dumps({"fingerprint": _NOBODY}), headers=self.headers(identity, "")
                 )

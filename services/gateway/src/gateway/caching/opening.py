@@ -17,6 +17,7 @@ from gateway.caching.hot_entries import HotEntries
 from gateway.caching.sealing import Sealer
 from gateway.coalescing.flight_client import FlightClient
 from gateway.coalescing.flights import Flights
+from gateway.coalescing.presence import shown
 
 if TYPE_CHECKING:
     import contextlib
@@ -53,6 +54,8 @@ async def open_completions(  # noqa: PLR0913  # here parts meet
         timeout_s=settings.cache_timeout_s,
     )
     waits = await stack.enter_async_context(create_client(base_url=settings.cache_url, meter=meter))
+    client = FlightClient(waits, cache)
+    await stack.enter_async_context(shown(client))  # until what is to be stored is: that ends flights as well
     writer = EntryWriter(
         cache,
         sealer,
@@ -63,7 +66,7 @@ async def open_completions(  # noqa: PLR0913  # here parts meet
     )
     await stack.enter_async_context(writer.writing(settings.cache_put_timeout_s))
     hot = HotEntries(life_s=settings.hot_entries_life_s, max_bytes=settings.hot_entries_bytes)
-    flights = Flights(cache, FlightClient(waits, cache), sealer, hot)
+    flights = Flights(cache, client, sealer, hot)
     await stack.enter_async_context(flights.flying())
     return Completions(
         cache, inference, flights, writer, hot, fingerprint_key=sealer.fingerprint_key, revision=revision

@@ -7,6 +7,8 @@ calls open no spans: there may be fifty a second of them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,21 +17,24 @@ import orjson
 from opentelemetry import trace
 
 from common import framing
+from common.identity import HopIdentity
 from gateway.coalescing.flight import FlightLostError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
-    from common.identity import HopIdentity
     from gateway.caching.cache_client import CacheClient, Follow
 
-SILENCE_S = 1.0
+SILENCE_S = 0.6
 """A follower's connection shows a sign of life four times a second; without any the flight is looked up again."""
 ATTENDANCE_TIMEOUT_S = 3.0
+PRESENCE_TIMEOUT_S = 5.0
+"""The cache answers after four."""
 APPEND_TIMEOUT_S = 1.0
 RELEASE_TIMEOUT_S = 0.3
 MAX_REST_BYTES = 16 * 1024 * 1024
 """No frame of ours is as long."""
+_PLATFORM = HopIdentity("platform", "presence")
 _OK = 200
 _NO_CONTENT = 204
 
@@ -44,6 +49,13 @@ class FlightClient:
     def __init__(self, waits: httpx2.AsyncClient, cache: CacheClient) -> None:
         self._waits = waits
         self._cache = cache
+
+    async def be_present(self) -> None:
+        """Show that this process lives, for four seconds; when it does not, the cache gives its flights up."""
+        url = f"{self._cache.base_url}gateways/{self._cache.gateway_id}/presence"
+        with contextlib.suppress(httpx2.HTTPError, TimeoutError):
+            async with asyncio.timeout(PRESENCE_TIMEOUT_S):
+                await self._waits.post(url, headers=self._headers(_PLATFORM), timeout=None)
 
     async def attend(self, name: str, flight: str, identity: HopIdentity, *, is_followed: bool) -> Attendance | None:
         """Renew the lease and wait up to a second for followers to come or go. None: the cache did not say."""
@@ -111,8 +123,9 @@ class FlightClient:
         return f"{self._cache.base_url}flights/{name}/{flight}/{rest}"
 
     def _headers(self, identity: HopIdentity) -> dict[str, str]:
-        headers = self._cache.headers(identity, "")
         context = trace.get_current_span().get_span_context()
-        if context.is_valid:  # not sampled, whatever the request's trace is: see above
-            headers["traceparent"] = f"00-{context.trace_id:032x}-{context.span_id:016x}-00"
-        return headers
+        trace_id = context.trace_id or secrets.randbits(127) + 1
+        span_id = context.span_id or secrets.randbits(63) + 1
+        # Not sampled, whatever the request's trace is: see above.
+        traceparent = f"00-{trace_id:032x}-{span_id:016x}-00"
+        return self._cache.headers(identity, "") | {"traceparent": traceparent}

@@ -208,30 +208,29 @@ class Flights:
         if trip.plan.looks:
             call.timings.record("cache", looked_since)
         call.reservation.hold()
-        attending = None
         try:
             if lease:
-                attending = self._take_lease(trip, lease, call)
+                self._take_lease(trip, lease, call)
             failure = await self._fetch(trip, call)
             if failure is not None:
                 await self._fail(trip, failure)
             else:
                 await self._finish(trip, call, lease)
         except BaseException:
-            if attending is not None:  # its broken connection frees the lease
-                attending.cancel()
+            if trip.leadership is not None:
+                await trip.leadership.give_up()
             raise
         finally:
             call.reservation.release()
             if trip.leadership is not None:
                 await trip.leadership.stop()
 
-    def _take_lease(self, trip: _Trip, lease: str, call: Call) -> asyncio.Task[None]:
+    def _take_lease(self, trip: _Trip, lease: str, call: Call) -> None:
         trip.flight.id = lease
         name, identity = trip.work.name, call.identity
         sealer = FrameSealer(self._sealer, tenant=identity.tenant, name=name, flight=lease)
         trip.leadership = Leadership(trip.flight, self._client, sealer, name=name, identity=identity)
-        return self._spawn(trip.leadership.attend())
+        self._spawn(trip.leadership.attend())
 
     async def _fetch(self, trip: _Trip, call: Call) -> Failure | None:
         try:

@@ -45,10 +45,7 @@ class Leadership:
         """Frames of which the cache said that it has them."""
 
     async def attend(self) -> None:
-        """Renew the lease until the flight has ended.
-
-        This is not to be cancelled after a normal end: the cache takes a broken connection for the leader's death.
-        """
+        """Renew the lease until the flight has ended, and learn who follows."""
         await asyncio.sleep(ATTENDS_AFTER_S)
         while self.is_held and not self._flight.has_ended:
             told = await self._client.attend(self._name, self._id, self._identity, is_followed=self.is_followed)
@@ -101,7 +98,7 @@ class Leadership:
                 if ending:
                     self._unsent.append(self._sealer.seal(frames.ending(failure)))
             except FlightLostError:  # larger than a flight may be
-                await self._give_up()
+                await self.give_up()
                 return
             if not self._unsent:
                 return
@@ -116,10 +113,12 @@ class Leadership:
                 if is_taken is not None:
                     break
             if not is_taken:
-                await self._give_up()
+                await self.give_up()
 
-    async def _give_up(self) -> None:
-        """Nobody can follow any more; the end of the lease tells them. The work itself goes on."""
+    async def give_up(self) -> None:
+        """Nobody can follow any more, and the end of the lease tells them."""
+        if not self.is_held:
+            return
         self.is_held = False
         await self._client.release(self._name, self._id, self._identity, unless_followed=False)
 
