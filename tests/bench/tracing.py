@@ -45,13 +45,14 @@ _SINK_S = 10
 def main() -> None:
     logging.disable()
     with _sink():
-        providers = [None, *map(_provider, _SHARES)]
+        exporting = [*map(_provider, _SHARES)]
+        providers = [None, *exporting]
         print(f"{'µs of CPU':<20}{'off':>8}{'not sampled (adds)':>22}{'sampled (adds)':>22}")  # noqa: T201  # the report
         for name, make in (("a request, edge", _edge), ("a request, inner", _inner), ("a call", _call),
                            ("an operation", _operation)):  # fmt: skip
             off, *on = asyncio.run(_least(providers, make))
             print(f"{name:<20}{off:>8.1f}" + "".join(f"{one:>14.1f} ({one - off:+.1f})" for one in on))  # noqa: T201  # as above
-        for provider in providers[1:]:
+        for provider in exporting:
             provider.shutdown()
 
 

@@ -45,8 +45,7 @@ def encoded(span: ReadableSpan) -> bytes:
         _TIMES(0x39, span.start_time or 0, 0x41, span.end_time or 0),
     )
     for name, value in (span.attributes or {}).items():
-        kind = type(value)
-        is_word = (kind is str and len(value) <= _LONGEST_WORD) or kind is int or kind is bool
+        is_word = len(value) <= _LONGEST_WORD if isinstance(value, str) else isinstance(value, int)
         parts.append(_known(name, value) if is_word else sized(b"\x4a", _attribute(name, value)))
     parts.append(_count(b"\x50", span.dropped_attributes))
     parts += [sized(b"\x5a", _event(event)) for event in span.events]
