@@ -27,7 +27,7 @@ from support.server import running
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PATHS = json.loads((Path(__file__).parents[2] / "docs/openapi/gateway.json").read_text())["paths"]
 UPSTREAM_FAULTS = (
