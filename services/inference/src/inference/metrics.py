@@ -73,7 +73,7 @@ class Metrics:
         )
         meter.create_observable_gauge("spillway.canary.weight", [self._canary_weights], "1", "Share of the tenants.")
         meter.create_observable_counter(
-            "spillway.canary.rollbacks", [self._rollbacks], "{rollback}", "How often a canary was worse than the others."
+            "spillway.canary.rollbacks", [self._rollbacks], "{rollback}", "How often a canary was worse than others."
         )
         if live is not None:
             meter.create_observable_counter(
