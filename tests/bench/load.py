@@ -159,6 +159,8 @@ class Load:
     errors: Counter[str] = field(default_factory=Counter)
     offered: int = 0
     """That count."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Of all: `answers`, `refused`, `errors`."""
     _next: int = 0
     _free: list[Connection] = field(default_factory=list)
 
@@ -172,8 +174,9 @@ class Load:
             await self._open_loop(self.order.rate)
         seconds = time.perf_counter() - started
         return {
-            "seconds": seconds,
+            "seconds": seconds - self.order.counts_from_s,
             "offered": self.offered,
+            "outcomes": self.outcomes,
             "answers": len(self.whole_s),
             "errors": dict(self.errors),
             "refused": len(self.refused_s),
@@ -208,6 +211,7 @@ class Load:
             if isinstance(seen, float):
                 break
         self.offered += counts
+        self.outcomes["answers" if isinstance(seen, float) else "refused" if seen is None else "errors"] += 1
         if not counts:
             return
         took_s = time.perf_counter() - intended

@@ -32,7 +32,7 @@ EMBED, EMBED_ALONE = "sim-embed", "sim-large"
 """Two models that embed, of which the second joins no requests."""
 SCARCE = Limits(requests_per_minute=1)
 AMPLE = Limits(requests_per_minute=10**7, tokens_per_minute=10**10, max_concurrency=10**6)
-_START_S = 30
+_START_S = 120
 _STOP_S = 10
 _POLL_S = 0.01
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

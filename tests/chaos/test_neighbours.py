@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(times(120, 900))]
+pytestmark = [pytest.mark.chaos, pytest.mark.measured, pytest.mark.timeout(times(120, 900))]
 
 LOAD_S = times(3, 60)
 LIMIT, OFFERED = times(20, 600), times(20, 200)

@@ -166,6 +166,29 @@ def test_a_disabled_tenants_keys_are_refused(stack: Platform, admin: httpx2.Clie
     assert admin.get("/admin/tenants/erin").status_code == 404
 
 
+def test_a_change_of_a_tenant_is_a_merge_patch_that_needs_no_record(admin: httpx2.Client) -> None:
+    url = "/admin/tenants/ursula"
+
+    def changed(change: dict[str, Any]) -> dict[str, Any]:
+        answer = admin.patch(url, json=change)
+        assert answer.status_code == 200, answer.text
+        assert answer.json() == admin.get(url).json()
+        found: dict[str, Any] = answer.json()
+        return found
+
+    made = changed({"limits": {"requests_per_minute": 5}, "enabled": False})
+    assert (made["enabled"], made["limits"]) == (False, NO_LIMITS | {"requests_per_minute": 5})
+    more = changed({"limits": {"max_concurrency": 2}, "model_limits": {"a": {"max_concurrency": 1}}})
+    assert (more["enabled"], more["limits"]) == (False, NO_LIMITS | {"requests_per_minute": 5, "max_concurrency": 2})
+    less = changed({"limits": {"requests_per_minute": None}, "model_limits": {"a": None}, "enabled": True})
+    assert (less["enabled"], less["limits"], less["model_limits"]) == (True, NO_LIMITS | {"max_concurrency": 2}, {})
+    (entry,) = admin.get("/admin/audit?limit=1").json()["data"]
+    assert (entry["action"], entry["subject"]) == ("tenant.change", "ursula")
+    assert entry["after"].keys() == {"enabled", "limits", "model_limits"}
+    assert admin.patch(url, json={"tenant": "other"}).json()["error"]["param"] == "tenant"
+    assert admin.put(url, json={}).json()["limits"] == NO_LIMITS
+
+
 def test_the_trail_says_who_did_what_in_which_request(admin: httpx2.Client) -> None:
     answer = admin.post("/admin/keys", json={"tenant": "dave", "name": "laptop"})
     (entry,) = admin.get("/admin/audit?limit=1").json()["data"]

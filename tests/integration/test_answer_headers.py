@@ -149,6 +149,8 @@ def test_a_model_answer_shows_what_the_readme_says(limited: httpx2.Client, promp
     for asked in ({"prefer": "respond-async"}, {"prefer": "respond-async", "idempotency-key": "of-the-headers" + path}):
         job = limited.post(path, json=BODIES[path](prompt), headers=asked)
         assert (job.status_code, shown(job)) == (202, LIMITED | {"location", "retry-after", "preference-applied"})
+        ended = limited.get(job.headers["location"], params={"wait": BOUND_S})
+        assert (ended.json()["state"], shown(ended)) == ("succeeded", OF_A_KEY)
     keyed = [limited.post(path, json=BODIES[path](prompt), headers={"idempotency-key": "one"}) for _ in range(2)]
     assert shown(keyed[1]) - shown(keyed[0]) == {"idempotent-replayed"}
 

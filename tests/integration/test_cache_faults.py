@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import random
@@ -16,7 +17,7 @@ import pytest
 
 from gateway.caching.cache_breaker import REST_S
 from gateway.coalescing.presence import AGAIN_S
-from support.chaos import times
+from support.chaos import IS_LONG, times
 from support.crowd import Crowd, Seen, crowd
 from support.faulty_proxy import FAULTS, FaultyProxy, faulty_proxy
 from support.marking_upstream import PIECES, MarkingUpstream
@@ -26,7 +27,7 @@ from support.server import running
 from support.valkey import Valkey, valkey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
     import httpx2
@@ -36,12 +37,15 @@ DURATION_S = float(os.environ.get("SPILLWAY_CHAOS_S") or times(4, 600))
 SEED = int(os.environ.get("SPILLWAY_CHAOS_SEED") or 1)
 RECOVERED_WITHIN_S = 5.0
 LOOK_UP_S = 0.05
-ADDED_AT_FIRST_MS = 60
-"""At p99, in the first second."""
-ADDED_AFTERWARDS_MS = 5
+ADDED_AT_FIRST_MS, ADDED_AFTERWARDS_MS = 60, 5
+"""At p99: in the first second of a fault, and once the cache is left alone."""
+FIRST_SHARE = 0.99 if IS_LONG else 0.5
+"""In the suite others use the machine as well, and a second may hold no more than ten answers."""
 CALLERS = 8
 WINDOW, WINDOWS = 60, times(3, 20)
-"""Answers of which a p99 is taken, and how often."""
+"""Answers of which a p99 is taken, and how often: the worst without the fault is compared with the best with it. What
+each request pays, or a few in a hundred, shows in every window; what the machine does shows in some.
+"""
 TENANTS = 20
 PROMPTS = 2
 CALLS_A_TENANT = 3
@@ -49,7 +53,7 @@ CALLS_A_TENANT = 3
 
 
 @pytest.fixture(scope="module")
-def proxied(stack: Platform) -> Iterator[tuple[str, FaultyProxy]]:
+def far_gateway(stack: Platform) -> Iterator[tuple[str, FaultyProxy]]:
     """A gateway, a process of its own, that reaches the cache through a proxy that can break."""
     with (
         faulty_proxy(stack.cache) as proxy,
@@ -58,12 +62,16 @@ def proxied(stack: Platform) -> Iterator[tuple[str, FaultyProxy]]:
         yield gateway.url, proxy
 
 
+@pytest.fixture
+def proxied(far_gateway: tuple[str, FaultyProxy]) -> Iterator[tuple[str, FaultyProxy]]:
+    yield far_gateway
+    far_gateway[1].fault = "none"
+
+
 @dataclass
 class Answer:
     prompt: str
     seen: Seen
-    at: float
-    """When it was whole."""
     took_s: float
 
 
@@ -86,8 +94,7 @@ class Load:
             body = chat(f"{prompt} [[sim tokens=3]]", stream=chance.random() < 0.5)
             started = time.perf_counter()
             seen = await self._callers.ask(self._url, body)
-            ended = time.perf_counter()
-            self.answers.append(Answer(prompt, seen, ended, ended - started))
+            self.answers.append(Answer(prompt, seen, time.perf_counter() - started))
 
     def stop(self) -> None:
         self._is_over = True
@@ -105,13 +112,25 @@ class Load:
             pass
 
     async def p99s_ms(self) -> list[float]:
-        """Of misses, window by window."""
-        return [p99_ms(await self.answered(WINDOW)) for _ in range(WINDOWS)]
+        """Window by window."""
+        return [quantile_ms(await self.answered(WINDOW), 0.99) for _ in range(WINDOWS)]
 
 
-def p99_ms(answers: list[Answer]) -> float:
+def quantile_ms(answers: list[Answer], share: float) -> float:
     taken = sorted(answer.took_s for answer in answers)
-    return taken[int(len(taken) * 0.99)] * 1000
+    return taken[int(len(taken) * share)] * 1000
+
+
+@contextlib.asynccontextmanager
+async def under_load(key: str, url: str) -> AsyncIterator[Load]:
+    async with crowd(key) as callers:
+        load = Load(callers, url)
+        asking = [asyncio.create_task(load.run(number)) for number in range(CALLERS)]
+        try:
+            yield load
+        finally:
+            load.stop()
+            await asyncio.gather(*asking)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -119,9 +138,7 @@ async def test_whatever_is_wrong_with_the_cache_every_answer_is_right_and_it_is_
     stack: Platform, proxied: tuple[str, FaultyProxy], fault: Any
 ) -> None:
     url, proxy = proxied
-    async with crowd(stack.key) as callers:
-        load = Load(callers, url)
-        asking = [asyncio.create_task(load.run(number)) for number in range(CALLERS)]
+    async with under_load(stack.key, url) as load:
         await load.answered(100)
         await load.hit()
         load.old_share = 0  # misses only: what they take with a cache is compared with what they take without
@@ -129,40 +146,44 @@ async def test_whatever_is_wrong_with_the_cache_every_answer_is_right_and_it_is_
         calm_ms = await load.p99s_ms()
         broken_at = time.perf_counter()
         proxy.fault = fault
-        first = await load.answered(WINDOW)
+        first = await load.answered(CALLERS)
         while time.perf_counter() < broken_at + 1:
-            first += await load.answered(CALLERS)
-        asked_before = proxy.requests
-        marked = len(load.answers)
+            first += await load.answered(1)
+        await load.answered(CALLERS * 3)  # by then the breaker is open, on a machine that is slow as well
+        asked_before, marked, marked_at = proxy.requests, len(load.answers), time.perf_counter()
         broken_ms = await load.p99s_ms()
         # Nobody waits for the cache any more: all that reaches it are probes, and words that we are here.
-        background = (time.perf_counter() - broken_at) / min(REST_S, AGAIN_S) * 2 + CALLERS
-        assert proxy.requests - asked_before <= background
+        in_background = (time.perf_counter() - marked_at) * (1 / REST_S + 1 / AGAIN_S) + CALLERS
+        assert proxy.requests - asked_before <= in_background
         assert {answer.seen.cache for answer in load.answers[marked:]} <= {"miss", "coalesced"}
         load.old_share = 0.5
         proxy.fault = "none"
-        healed_at = time.monotonic()
+        healed_at = time.perf_counter()
         await load.hit()
-        assert time.monotonic() - healed_at < RECOVERED_WITHIN_S
+        recovered_s = time.perf_counter() - healed_at
         load.old_share = 0
         await load.answered(CALLERS)
         calm_ms += await load.p99s_ms()
-        load.stop()
-        await asyncio.gather(*asking)
-    first_ms = p99_ms([answer for answer in first if answer.at < broken_at + 1])
-    sys.stdout.write(f"{fault}: p99 {calm_ms} calm, {first_ms:.0f} in the first second, {broken_ms} afterwards\n")
-    # Of a machine that others use as well the worst calm window is compared with the best of the others: what each
-    # request pays, or one in a hundred, shows in all of them.
-    assert min(broken_ms) <= max(calm_ms) + ADDED_AFTERWARDS_MS
+    first_ms = quantile_ms(first, FIRST_SHARE)
+    print(  # noqa: T201  # the figures of a chaos run
+        f"{fault}: p99 {max(calm_ms):.0f} ms, with the fault {min(broken_ms):.0f} ms, in its first second"
+        f" {first_ms:.0f} ms (p{FIRST_SHARE * 100:.0f}); recovered after {recovered_s:.1f} s"
+    )
     assert first_ms <= max(calm_ms) + ADDED_AT_FIRST_MS
-    wrong = Counter(a.seen.status for a in load.answers if a.seen.status != 200 or not a.seen.is_whole)
+    assert min(broken_ms) <= max(calm_ms) + ADDED_AFTERWARDS_MS
+    assert recovered_s < RECOVERED_WITHIN_S
+    assert_right(load.answers)
+
+
+def assert_right(answers: list[Answer]) -> None:
+    """Each is whole; and the simulator's words depend on the prompt alone: a question has one answer, its own."""
+    wrong = Counter(one.seen.status for one in answers if one.seen.status != 200 or not one.seen.is_whole)
     assert not wrong
     texts: dict[str, set[bytes]] = {}
-    for answer in load.answers:
-        texts.setdefault(answer.prompt, set()).add(said(answer.seen))
-    # The simulator's words depend on the prompt alone: one answer to each question, and no question with another's.
-    assert all(len(answers) == 1 for answers in texts.values())
-    assert len({next(iter(answers)) for answers in texts.values()}) > len(texts) * 0.9
+    for one in answers:
+        texts.setdefault(one.prompt, set()).add(said(one.seen))
+    assert all(len(said_of_it) == 1 for said_of_it in texts.values())
+    assert len({next(iter(said_of_it)) for said_of_it in texts.values()}) > len(texts) * 0.9
 
 
 def said(seen: Seen) -> bytes:

@@ -14,7 +14,7 @@ from support.platform import Platform, chat, eventually
 if TYPE_CHECKING:
     import httpx2
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.measured]
 CHAT = "/v1/chat/completions"
 PROBES = times(40, 500)
 LIKELY = 0.01
@@ -36,7 +36,7 @@ def likelihood(one: list[float], other: list[float]) -> float:
     far = (root + 0.12 + 0.11 / root) * apart
     if far < 0.3:  # the series converges too slowly there, to 1
         return 1.0
-    return 2 * sum((-1.0) ** (k - 1) * math.exp(-2 * (k * far) ** 2) for k in range(1, 100))
+    return 2.0 * sum((1 if k % 2 else -1) * math.exp(-2 * (k * far) ** 2) for k in range(1, 100))
 
 
 def took_s(client: httpx2.Client, prompt: str) -> tuple[float, str]:

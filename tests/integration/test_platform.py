@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
 
-from support.platform import ADMIN_KEY, MODEL, Platform, chat, eventually
+from support.platform import ADMIN_KEY, BOUND_S, MODEL, Platform, chat, eventually
 
 if TYPE_CHECKING:
     import httpx2
@@ -33,6 +36,22 @@ def test_a_streamed_answer_is_the_same_text_as_the_whole_one(sdk: OpenAI, prompt
 def test_several_choices_are_streamed_to_the_end_of_each(sdk: OpenAI, prompt: str) -> None:
     chunks = list(ask(sdk, prompt, stream=True, n=3))
     assert {choice.index for chunk in chunks for choice in chunk.choices if choice.finish_reason} == {0, 1, 2}
+
+
+def test_a_client_of_http_1_0_gets_a_stream_as_it_is(stack: Platform, prompt: str) -> None:
+    url = urlsplit(stack.gateway)
+    body = json.dumps(chat(f"{prompt} [[sim tokens=5]]", stream=True)).encode()
+    with socket.create_connection((url.hostname, url.port), BOUND_S) as wire:
+        wire.sendall(
+            b"POST /v1/chat/completions HTTP/1.0\r\nHost: a\r\nAuthorization: Bearer %b\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (stack.key.encode(), len(body), body)
+        )
+        head, _, events = b"".join(iter(lambda: wire.recv(65_536), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"transfer-encoding" not in head.lower()
+    assert events.startswith(b"data: {")
+    assert events.endswith(b"data: [DONE]\n\n")
+    assert events.count(b"\n\n") == 6  # five tokens, and the end
 
 
 def test_embeddings_are_the_upstreams(sdk: OpenAI) -> None:

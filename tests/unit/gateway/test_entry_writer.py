@@ -105,6 +105,19 @@ async def test_a_cache_that_is_left_alone_is_not_written_to_either(service: Cach
     assert writer.dropped == 1
 
 
+async def test_what_was_taken_before_the_cache_was_left_alone_is_dropped_as_well(service: CacheService) -> None:
+    clock = Clock()
+    cache = service.cache(CacheBreaker(clock))
+    writer = writer_of(cache)
+    assert writer.put(NAME, b"answer", identity=ALICE)
+    for _ in range(OPENS_AFTER):
+        cache.breaker.fault("test")
+        clock.advance(OPENS_AFTER_S)
+    async with asyncio.timeout(BOUND_S), writer.writing(BOUND_S):
+        pass
+    assert (writer.dropped, service.requests) == (1, [])
+
+
 async def test_a_cache_that_stalls_delays_the_stop_by_its_bound_only(service: CacheService) -> None:
     service.answer = stall
     writer = writer_of(service.cache())

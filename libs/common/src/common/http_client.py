@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 KEEPALIVE_S = 8
 """Idle connections are let go before the server closes them under a request: after 75 s, or 9 s when it is leaving."""
-_ANSWER = "spillway.answer"
+_CONTENT = "spillway.content"
 
 
 class Transport(AiohttpTransport):
@@ -49,7 +49,7 @@ class Transport(AiohttpTransport):
         try:
             response = await super().handle_async_request(request)
             if isinstance(response.stream, AiohttpResponseStream):
-                response.extensions[_ANSWER] = response.stream._aiohttp_response  # noqa: SLF001  # see `chunks_of`
+                response.extensions[_CONTENT] = response.stream._aiohttp_response.content  # noqa: SLF001  # see `chunks_of`
             return response  # noqa: TRY300  # else the mapping of errors is far from what may raise them
         except httpx2.ConnectTimeout as error:
             cause = error.__cause__
@@ -65,15 +65,10 @@ class Transport(AiohttpTransport):
 def chunks_of(response: httpx2.Response) -> AsyncIterator[bytes]:
     """The raw bytes of a body as they come, like `aiter_raw`, whose four generators a chunk cost 10 us when cold.
 
-    Without the client's read timeout, which moves a timer at each chunk: the caller bounds its waits. Closing the
-    response stays with the caller. Raises `httpx2.HTTPError`.
+    Closing the response stays with the caller. Raises `httpx2.HTTPError`.
     """
-    answer: aiohttp.ClientResponse | None = response.extensions.get(_ANSWER)
-    if answer is None:
-        return response.aiter_raw()
-    if answer.connection is not None and answer.connection.protocol is not None:
-        answer.connection.protocol.read_timeout = None
-    return _Chunks(answer.content)
+    content = response.extensions.get(_CONTENT)
+    return response.aiter_raw() if content is None else _Chunks(content)
 
 
 class _Chunks:

@@ -173,7 +173,9 @@ async def _open(  # noqa: PLR0913  # here the parts meet
         stack, settings, inference, provider, revision=lambda: catalogue.revision, meter=meter
     )
     spans = StoreSpans("state", provider, meter)
-    directory, authenticator = await _open_keys(stack, settings, store, declared, spans)
+    breaker = StoreBreaker(lambda: is_reachable(store))
+    stack.push_async_callback(breaker.close)
+    directory, authenticator = await _open_keys(stack, settings, store, breaker, declared, spans)
     patient: Redis = connect(settings.state_url.get_secret_value(), call_timeout_s=ADMIN_STORE_TIMEOUT_S)
     stack.push_async_callback(close, patient)
     return State(
@@ -185,18 +187,21 @@ async def _open(  # noqa: PLR0913  # here the parts meet
         failed_logins=authenticator.failed_logins,
         inference=inference,
         completions=completions,
-        governor=Governor(await open_keyed_requests(stack, settings, store, spans), limiter, refusals),
+        governor=Governor(await open_keyed_requests(stack, settings, store, breaker, spans), limiter, refusals),
         ledger=limiter.ledger,
         jobs=None,
         replays=None,
     )
 
 
-async def _open_keys(
-    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, declared: DeclaredKeys, spans: StoreSpans
+async def _open_keys(  # noqa: PLR0913, PLR0917  # as above
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    store: Redis,
+    breaker: StoreBreaker,
+    declared: DeclaredKeys,
+    spans: StoreSpans,
 ) -> tuple[KeyDirectory, Authenticator]:
-    breaker = StoreBreaker(lambda: is_reachable(store))
-    stack.push_async_callback(breaker.close)
     reader = KeyReader(store, declared, spans)
     directory = KeyDirectory(reader.one, breaker)
     upkeep = KeyUpkeep(store, directory, breaker, reader.many)

@@ -103,8 +103,7 @@ class EntryWriter:
 
     def _take(self, method: str, path: str, body: bytes, headers: dict[str, str], identity: HopIdentity) -> bool:
         if self._cache.breaker.is_open or self._bytes + len(body) > self._most_bytes or self._orders.full():
-            self.dropped += 1
-            self._count(method, "dropped")
+            self._drop(method)
             return False
         self._bytes += len(body)
         self._orders.put_nowait(_Order(method, path, body, headers, identity, otel_context.get_current()))
@@ -115,6 +114,9 @@ class EntryWriter:
             order = await self._orders.get()
             token = otel_context.attach(order.context)
             try:
+                if self._cache.breaker.is_open:  # since it was taken
+                    self._drop(order.method)
+                    continue
                 response = await self._cache.tell(
                     order.method, order.path, identity=order.identity, timeout_s=timeout_s,
                     content=order.body or None, headers=order.headers,
@@ -130,6 +132,10 @@ class EntryWriter:
                 otel_context.detach(token)
                 self._bytes -= len(order.body)
                 self._orders.task_done()
+
+    def _drop(self, method: str) -> None:
+        self.dropped += 1
+        self._count(method, "dropped")
 
     def _count(self, method: str, outcome: str) -> None:
         if method == "PUT":  # the others let go of leases

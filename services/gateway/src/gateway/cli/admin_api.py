@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 TIMEOUT_S = 15
 """A purge of the cache takes up to 5 s a call, and a gateway grants the cache 10 s."""
 _PAGE = 1_000
+_OWN_KEY = "GATEWAY_ADMIN_KEY"
+_DEFAULT_PORT = 8080
+"""Of the gateway's settings."""
 
 
 class CommandError(Exception):
@@ -31,8 +34,12 @@ class AdminApi:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> AdminApi:
-        found = {"SPILLWAY_URL": environ.get("SPILLWAY_URL"), "SPILLWAY_ADMIN_KEY": _admin_key(environ)}
-        url, key = found.values()
+        """The gateway that is named, else, where its settings are ours, the one beside us: in its container."""
+        url, key, own_key = environ.get("SPILLWAY_URL"), environ.get("SPILLWAY_ADMIN_KEY"), _own_key(environ)
+        key = key or own_key
+        if own_key and not url:
+            url = f"http://127.0.0.1:{environ.get('GATEWAY_PORT') or _DEFAULT_PORT}"
+        found = {"SPILLWAY_URL": url, "SPILLWAY_ADMIN_KEY": key}
         if not url or not key:
             missing = " and ".join(name for name, value in found.items() if not value)
             raise CommandError(f"{missing} not set (./justw up writes both to .local/dev.env)")
@@ -75,9 +82,9 @@ def _words(answer: httpx2.Response) -> str:
     return message if param is None or param in message else f"{message} ({param})"
 
 
-def _admin_key(environ: Mapping[str, str]) -> str | None:
-    """The variable, else the gateway's own secret where it is a file: then nothing has to be said in its container."""
-    if key := environ.get("SPILLWAY_ADMIN_KEY"):
+def _own_key(environ: Mapping[str, str]) -> str | None:
+    """The gateway's own secret, a variable or a file."""
+    if key := environ.get(_OWN_KEY):
         return key
-    file = Path(environ.get(SECRETS_DIR) or os.devnull) / "GATEWAY_ADMIN_KEY"
+    file = Path(environ.get(SECRETS_DIR) or os.devnull) / _OWN_KEY
     return file.read_text("utf-8").strip() if file.is_file() else None

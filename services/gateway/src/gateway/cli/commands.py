@@ -1,7 +1,7 @@
 """Administration on the command line: a noun, a verb, over the admin API.
 
-Reads `SPILLWAY_URL` and `SPILLWAY_ADMIN_KEY` (or the file `GATEWAY_ADMIN_KEY` in `SPILLWAY_SECRETS_DIR`). Two commands
-need no gateway: `keys hash` and `keys create --declare` print the entry of a keys file, under `GATEWAY_KEY_PEPPER`.
+Reads `SPILLWAY_URL` and `SPILLWAY_ADMIN_KEY`; in a gateway's container its own settings say both. Two commands need no
+gateway: `keys hash` and `keys create --declare` print the entry of a keys file, under `GATEWAY_KEY_PEPPER`.
 """
 
 from __future__ import annotations
