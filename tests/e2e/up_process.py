@@ -128,7 +128,8 @@ class UpProcess:
 
             def is_made() -> bool:  # a busy machine's store may not answer in its 0.2 s
                 answer = http.post("/admin/keys", json=asked, headers=authorization)
-                made[:] = [answer.json()["key"]] if answer.is_success else []
+                if answer.status_code != httpx2.codes.SERVICE_UNAVAILABLE:
+                    made.append(answer.raise_for_status().json()["key"])
                 return bool(made)
 
             wait_until(is_made, 10, "the key is made")
