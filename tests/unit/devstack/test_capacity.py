@@ -138,10 +138,10 @@ def test_a_store_holds_what_came_in_for_as_long_as_it_is_kept() -> None:
         "limits": 5 * 300 * 100 + 10 * 400 * 240,
         "cache": 10 * 3_600 * 1_030,
     }
-    streams = Load(requests_per_s=1, hit_ratio=0, stream_share=1, chunks=900)
-    assert needs(streams)["cache store"].memory_mb > 800
-    too_large = dataclasses.replace(streams, chunks=1_000)
-    assert needs(too_large)["cache store"].memory_mb < 20
+    streams = Load(requests_per_s=10, hit_ratio=0, stream_share=1, chunks=40_000)
+    assert needs(streams)["cache store"].memory_mb > 8_000
+    too_large = dataclasses.replace(streams, chunks=50_000)
+    assert needs(too_large)["cache store"].memory_mb < 1_000
 
 
 def test_bounds_of_the_model_are_those_of_the_settings() -> None:

@@ -76,7 +76,7 @@ async def test_more_answers_than_may_wait_are_dropped_and_counted(service: Cache
 
 async def test_more_bytes_than_may_wait_are_dropped_and_counted(service: CacheService) -> None:
     writer = writer_of(service.cache(), most_bytes=2_500)
-    assert [writer.put(NAME, bytes(1_000), identity=ALICE) for _ in range(3)] == [True, True, False]
+    assert [writer.put(NAME, bytes(900), identity=ALICE) for _ in range(3)] == [True, True, False]
     assert writer.put(NAME, b"small", identity=ALICE)
     async with writer.writing(BOUND_S):
         pass

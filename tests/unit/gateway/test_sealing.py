@@ -15,9 +15,11 @@ def sealed(value: bytes = ANSWER) -> bytes:
     return Sealer(SECRET).seal(value, tenant="alice", place=NAME)
 
 
-def opens(data: bytes, tenant: str = "alice", place: str = NAME, secret: str = SECRET) -> bool:
+def opens(
+    data: bytes, tenant: str = "alice", place: str = NAME, secret: str = SECRET, expected: bytes = ANSWER
+) -> bool:
     try:
-        return Sealer(secret).open(data, tenant=tenant, place=place) == ANSWER
+        return Sealer(secret).open(data, tenant=tenant, place=place) == expected
     except SealBrokenError:
         return False
 
@@ -26,6 +28,21 @@ def opens(data: bytes, tenant: str = "alice", place: str = NAME, secret: str = S
 def test_what_was_sealed_opens_for_its_tenant_and_request(value: bytes, tenant: str) -> None:
     sealer = Sealer(SECRET)
     assert sealer.open(sealer.seal(value, tenant=tenant, place=NAME), tenant=tenant, place=NAME) == value
+
+
+@pytest.mark.parametrize("count", [1, 100, 10_000])
+def test_the_events_of_a_stream_shrink_and_open_whole(count: int) -> None:
+    value = b"".join(b'data: {"choices":[{"index":0,"delta":{"content":"%d"}}]}\n\n' % at for at in range(count))
+    data = sealed(value)
+    assert opens(data, expected=value)
+    assert len(data) < len(value) / 5 or count == 1
+
+
+def test_what_is_deflated_is_told_by_the_seal_and_not_by_a_byte_that_anybody_may_flip() -> None:
+    for value in (b"short", b"long " * 10_000):
+        data = sealed(value)
+        for version in (b"\x01", b"\x02"):
+            assert opens(version + data[1:], expected=value) == (version == data[:1])
 
 
 def test_another_process_with_the_same_secret_opens_it() -> None:

@@ -83,8 +83,8 @@ OPEN_KB = {"gateway": 80, "inference": 80}
 STORE_IDLE_MB = 7
 STORE_CONNECTION_KB = 17
 """Of one that is in use, its buffers included."""
-ENTRY_BYTES: Mapping[Kind, tuple[float, float]] = {"miss": (500, 5.3), "stream": (400, 267)}
-"""In the cache: of a stored answer itself, and more for each token of it, which of a stream are its events."""
+ENTRY_BYTES: Mapping[Kind, tuple[float, float]] = {"miss": (500, 5.3), "stream": (450, 6.4)}
+"""In the cache: of a stored answer, and more for each token of it, which of a stream are its events, deflated."""
 MOST_ENTRY_BYTES = 256 * 1024
 """A larger answer is not stored. Source: GATEWAY_MAX_ENTRY_BYTES, as the next: GATEWAY_ENTRY_TTL_S."""
 ENTRY_LIFE_S = 3_600

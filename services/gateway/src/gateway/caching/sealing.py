@@ -2,19 +2,23 @@
 
 AES-256-GCM with a random 96-bit nonce, under a key per tenant (HKDF-SHA256, RFC 5869); the associated data is the
 tenant and the place: the fingerprint, of a flight's frames also the flight and the frame's number. Layout: version
-(1 byte), nonce (12), ciphertext with its tag.
+(1 byte), nonce (12), ciphertext with its tag. Version 2 is deflated (RFC 1950) before it is sealed, which its
+associated data says as well: a stream's events are one frame of JSON over and over, and shrink to a twentieth.
 """
 
 from __future__ import annotations
 
 import os
+import zlib
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-_VERSION = b"\x01"
+_PLAIN, _DEFLATED = b"\x01", b"\x02"
+_WORTH_DEFLATING_BYTES = 4 * 1024
+"""A stream of twenty chunks. Level 1 takes 0.2 ms for one of two hundred."""
 _NONCE_BYTES = 12
 _TENANTS = 4_096
 
@@ -36,19 +40,22 @@ class Sealer:
         return _derive(self._secrets[0], b"spillway fingerprint v1")
 
     def seal(self, value: bytes, *, tenant: str, place: str) -> bytes:
-        nonce = os.urandom(_NONCE_BYTES)
-        return _VERSION + nonce + self._of(tenant)[0].encrypt(nonce, value, _context(tenant, place))
+        nonce, version = os.urandom(_NONCE_BYTES), _PLAIN
+        if len(value) >= _WORTH_DEFLATING_BYTES:
+            value, version = zlib.compress(value, 1), _DEFLATED
+        return version + nonce + self._of(tenant)[0].encrypt(nonce, value, _context(tenant, place, version))
 
     def open(self, sealed: bytes, *, tenant: str, place: str) -> bytes:
         """Return the value, or raise `SealBrokenError`."""
-        nonce = sealed[1 : 1 + _NONCE_BYTES]
-        if sealed[:1] != _VERSION or len(nonce) != _NONCE_BYTES:
+        version, nonce = sealed[:1], sealed[1 : 1 + _NONCE_BYTES]
+        if version not in {_PLAIN, _DEFLATED} or len(nonce) != _NONCE_BYTES:
             raise SealBrokenError
         for cipher in self._of(tenant):
             try:
-                return cipher.decrypt(nonce, sealed[1 + _NONCE_BYTES :], _context(tenant, place))
+                value = cipher.decrypt(nonce, sealed[1 + _NONCE_BYTES :], _context(tenant, place, version))
             except InvalidTag:
                 continue
+            return zlib.decompress(value) if version == _DEFLATED else value
         raise SealBrokenError
 
     def _of(self, tenant: str) -> list[AESGCM]:
@@ -65,5 +72,6 @@ def _derive(secret: bytes, purpose: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose).derive(secret)
 
 
-def _context(tenant: str, place: str) -> bytes:
-    return f"{place}:{tenant}".encode()
+def _context(tenant: str, place: str, version: bytes) -> bytes:
+    context = f"{place}:{tenant}".encode()
+    return context if version == _PLAIN else context + version
