@@ -72,7 +72,9 @@ class Metrics:
             "Answers of another model than the one asked for.",
         )
         meter.create_observable_gauge("spillway.canary.weight", [self._canary_weights], "1", "Share of the tenants.")
-        meter.create_observable_counter("spillway.canary.rollbacks", [self._rollbacks], "{rollback}")
+        meter.create_observable_counter(
+            "spillway.canary.rollbacks", [self._rollbacks], "{rollback}", "How often a canary was worse than others."
+        )
         if live is not None:
             meter.create_observable_counter(
                 "spillway.catalogue.reloads", [lambda _: _reloads(live)], "{version}", "Versions of models.yaml."
