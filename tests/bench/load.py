@@ -132,7 +132,9 @@ class Connection(asyncio.Protocol):
         if status in self._order.refusals and (status == "401" or b"retry-after" in headers):
             self.is_refused = True
         elif status != "200" or (self._order.cache and cache != self._order.cache):
-            self._fail(f"status_{status}" if status != "200" else f"cache_{cache}")
+            decision = headers.get(b"x-spillway-decision", b"").decode().split("; ")
+            code = "".join(part.replace("outcome=", "_") for part in decision if part.startswith("outcome="))
+            self._fail(f"status_{status}{code}" if status != "200" else f"cache_{cache}")
             return False
         self._length = int(headers[b"content-length"]) if b"content-length" in headers else None
         return True
