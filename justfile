@@ -51,23 +51,11 @@ default:
 @run *service: setup
     exec '{{ python }}' -m devstack run "$@"
 
-# Look after jobs: list, show, cancel, retry, purge (dead letters)
-[group('stack')]
-[no-exit-message]
-@jobs *args: setup
-    '{{ python }}' -m devstack jobs "$@"
-
 # Print the trace of the last request, or of the one with this id, as a tree
 [group('stack')]
 [no-exit-message]
 @trace *id: setup
     '{{ python }}' -m devstack trace "$@"
-
-# See what the cache holds (stats), or purge it by --tenant, --model or --older-than-s
-[group('stack')]
-[no-exit-message]
-@cache *args: setup
-    '{{ python }}' -m devstack cache "$@"
 
 # API keys: create, list, show, change, rotate, disable, enable, delete, hash
 [group('admin')]
@@ -81,17 +69,35 @@ default:
 @tenants *args: setup
     {{ local_stack }}; exec '{{ python }}' -m gateway.cli tenants "$@"
 
+# What was used, by day, tenant, key and model: list
+[group('admin')]
+[no-exit-message]
+@usage *args: setup
+    {{ local_stack }}; exec '{{ python }}' -m gateway.cli usage "$@"
+
 # Who changed which key or tenant: list
 [group('admin')]
 [no-exit-message]
 @audit *args: setup
     {{ local_stack }}; exec '{{ python }}' -m gateway.cli audit "$@"
 
+# See what the cache holds (stats), or purge it by --tenant, --model or --older-than-s
+[group('admin')]
+[no-exit-message]
+@cache *args: setup
+    {{ local_stack }}; exec '{{ python }}' -m gateway.cli cache "$@"
+
+# Look after jobs: list, show, cancel, retry, purge (dead letters)
+[group('admin')]
+[no-exit-message]
+@jobs *args: setup
+    {{ local_stack }}; exec '{{ python }}' -m gateway.cli jobs "$@"
+
 # Everything CI runs: check and every test; arguments are for pytest instead
 [group('quality')]
 test *args: setup
     [ $# -eq 0 ] || exec '{{ bin }}/pytest' "$@"; \
-    sh tests/all.sh "'{{ just_executable() }}' --justfile '{{ justfile() }}' check" '{{ bin }}/pytest'
+    '{{ python }}' tests/stages.py "'{{ just_executable() }}' --justfile '{{ justfile() }}' check"
 
 # Lint, types, boundaries, lock, manifests, advisories: no test
 [group('quality')]
@@ -174,14 +180,14 @@ rules:
 @models *args: setup
     '{{ python }}' -m inference.models "$@"
 
-# Measure the stack (tests/bench), or `bench jobs`
+# Measure the stack (tests/bench); `bench overload`, `bench jobs`, `bench metrics`
 [group('measure')]
-bench *args: setup
+@bench *args: setup
     lane=tests/bench; [ "${1:-}" != jobs ] || { shift; lane=tests/bench/jobs.py; }; '{{ python }}' "$lane" "$@"
 
 # Cause every failure of the table in docs/architecture.md, as long as the promises say; `chaos jobs`: those of jobs
 [group('measure')]
-chaos *args: setup
+@chaos *args: setup
     [ "${1:-}" != jobs ] || { shift; set -- tests/chaos/test_jobs.py -s "$@"; }; \
     SPILLWAY_CHAOS=long '{{ bin }}/pytest' -m chaos "$@"
 

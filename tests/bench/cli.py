@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -17,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import stack
+from bench.load_process import drive
+from bench.yardstick import yardstick_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 _CHUNKS = 100
 _SETTLE_S = 0.3
@@ -48,6 +48,8 @@ class Lane:
     """Requests before the first round; a fifth of a round's otherwise."""
     is_limited: bool = False
     """With a key that has limits."""
+    relay: str | None = None
+    """Through a bare relay instead of our services."""
     tracing: str | None = None
     """`off`, or the share of its requests that are traced, by a stack of its own; None: as the command line says."""
     model: str = stack.MODEL
@@ -68,6 +70,17 @@ LANES = (
     Lane("embed", 800, _EMBEDDING, None, model=stack.EMBED, path="/v1/embeddings"),
     Lane("embed-alone", 800, _EMBEDDING, None, model=stack.EMBED_ALONE, path="/v1/embeddings"),
 )
+_RELAYS = ("sockets", "libraries")
+BARE_LANES = tuple(
+    Lane(f"{relay}-{kind}", requests, prompt, None, is_stream=kind != "plain", relay=relay)
+    for relay in _RELAYS
+    for kind, requests, prompt in (
+        ("plain", 1000, "question {}"),
+        ("stream", 400, "[[sim tokens=100]] question {}"),
+        ("paced", 160, "[[sim tokens=100 itl_ms=10]] question {}"),
+    )
+)
+"""The floor of ours: see bare_relay.py. They are measured, beside our own streams, when named: `chunks`."""
 TRACE_LANES = tuple(
     Lane(f"trace-{kind}-{word}", requests, prompt, outcome, is_stream=kind == "stream", tracing=tracing)
     for kind, requests, prompt, outcome in (
@@ -81,6 +94,12 @@ TRACE_LANES = tuple(
 interleaved. The second `off` is how far two stacks that are the same differ. They are measured when named: `trace`.
 """
 
+ALL_LANES = (*LANES, *BARE_LANES, *TRACE_LANES)
+_GROUPS = {
+    "trace": [lane.name for lane in TRACE_LANES],
+    "chunks": ["miss", "stream", "paced", *(lane.name for lane in BARE_LANES)],
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
@@ -88,10 +107,12 @@ class Seen:
 
     cpu_ms: dict[str, float]
     """Per answer, by process."""
+    system_ms: dict[str, float]
+    """The kernel's part of it."""
     load: dict[str, Any]
     upstream_calls: int
     yardstick_ms: float
-    """How slow the machine was: see `_yardstick_ms`."""
+    """How slow the machine was: see `bench.yardstick`."""
 
     @property
     def total_ms(self) -> float:
@@ -103,16 +124,16 @@ def main() -> None:
     if not Path("/proc/self/smaps_rollup").exists():
         sys.exit("bench reads CPU time and memory from Linux's /proc, which this system does not have")
     starts_s = [_start_s(asked.tracing) for _ in range(asked.starts - 1)]
-    lanes = [lane for lane in (*LANES, *TRACE_LANES) if lane.name in asked.lanes]
+    lanes = [lane for lane in ALL_LANES if lane.name in asked.lanes]
     seen: dict[str, list[Seen]] = {lane.name: [] for lane in lanes}
     with contextlib.ExitStack() as started:
         stacks = _stacks(started, lanes, asked)
         starts_s += [one.start_s for one in stacks.values()]
         for lane in lanes:
-            _drive(lane, stacks[_stack_of(lane)], asked, round_=0, requests=lane.warm_up or max(lane.requests // 5, 50))
+            _drive(lane, _behind(lane, stacks), asked, round_=0, requests=lane.warm_up or max(lane.requests // 5, 50))
         for round_ in range(1, asked.rounds + 1):
             for lane in lanes if round_ % 2 else reversed(lanes):
-                seen[lane.name].append(_measure(lane, stacks[_stack_of(lane)], asked, round_))
+                seen[lane.name].append(_measure(lane, _behind(lane, stacks), asked, round_))
                 print(f"round {round_}: {lane.name} {seen[lane.name][-1].total_ms:.2f} ms", file=sys.stderr)  # noqa: T201  # progress
     with stack.running(asked.tracing) as idle:
         time.sleep(_SETTLE_S)
@@ -128,38 +149,41 @@ def _stack_of(lane: Lane) -> str:
 def _stacks(started: contextlib.ExitStack, lanes: Iterable[Lane], asked: argparse.Namespace) -> dict[str, stack.Stack]:
     """One for all lanes that say nothing of tracing, and one for each share of those that do."""
     tracing = {_stack_of(lane): lane.tracing or asked.tracing for lane in lanes}
-    return {name: started.enter_context(stack.running(share)) for name, share in tracing.items()}
+    relays = {lane.relay for lane in lanes if lane.relay}
+    return {
+        name: started.enter_context(stack.running(share, relays=() if name else relays))
+        for name, share in tracing.items()
+    }
+
+
+def _behind(lane: Lane, stacks: Mapping[str, stack.Stack]) -> stack.Stack:
+    """The stack that the lane is driven against."""
+    running = stacks[_stack_of(lane)]
+    return running.behind(lane.relay) if lane.relay else running
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        prog="./justw bench", description=__doc__,
+        epilog="Others: bench overload and bench jobs, which have a --help too, and bench metrics.",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, help="of each lane (5)")
     parser.add_argument("--connections", type=int, default=16, help="of the closed loop: 1, 10, 64, ... (16)")
     parser.add_argument("--rate", type=float, help="requests/s: open loop, latency from the intended send time")
     parser.add_argument("--tracing", default="0.1", help="off, or the share of requests that are traced (0.1)")
     parser.add_argument("--body-bytes", type=int, default=100, help="size of the prompt: 100, 12000, 220000 (100)")
-    names = [lane.name for lane in (*LANES, *TRACE_LANES)]
     parser.add_argument(
-        "--lanes", nargs="+", choices=[*names, "trace"], default=[lane.name for lane in LANES],
-        help="trace: what tracing costs, off, a tenth and every request beside each other",
+        "--lanes", nargs="+", choices=[*(lane.name for lane in ALL_LANES), *_GROUPS],
+        default=[lane.name for lane in LANES], metavar="LANE",
+        help=f"{', '.join(lane.name for lane in LANES)} (all); trace: what tracing costs, off, a tenth and every "
+        "request beside each other; chunks: what a chunk of a stream costs, and what it costs relays without any logic",
     )  # fmt: skip
     parser.add_argument("--requests", type=float, default=1, help="multiplies the requests of a round (1)")
     parser.add_argument("--starts", type=int, default=3, help="how often the stack is started to time it (3)")
     asked = parser.parse_args()
-    if "trace" in asked.lanes:
-        asked.lanes += [lane.name for lane in TRACE_LANES]
+    for group in _GROUPS.keys() & set(asked.lanes):
+        asked.lanes += _GROUPS[group]
     return asked
-
-
-def _yardstick_ms() -> float:
-    """CPU time of a fixed piece of pure Python, before and after each lane.
-
-    A virtual machine's processor is twice as slow whenever a neighbour wants its other half, and no counter says so.
-    """
-    started = time.process_time()
-    for _ in range(20):
-        json.loads(json.dumps({str(number): [number] * 10 for number in range(500)}))
-    return (time.process_time() - started) * 1000
 
 
 def _start_s(tracing: str) -> float:
@@ -168,15 +192,18 @@ def _start_s(tracing: str) -> float:
 
 
 def _measure(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: int) -> Seen:
-    yardstick_ms = _yardstick_ms()
+    before_ms = yardstick_ms()
     _, last_call = running.upstream_calls()
-    before = running.cpu_ms()
+    before = running.cpu_ms(), running.system_ms()
     load = _drive(lane, running, asked, round_, round(lane.requests * asked.requests))
     time.sleep(_SETTLE_S)
-    after = running.cpu_ms()
-    cpu_ms = {name: (after[name] - before[name]) / max(load["answers"], 1) for name in before}
+    after = running.cpu_ms(), running.system_ms()
+    cpu_ms, system_ms = (
+        {name: (now[name] - then[name]) / max(load["answers"], 1) for name in then}
+        for then, now in zip(before, after, strict=True)
+    )
     upstream_calls, _ = running.upstream_calls(last_call)
-    return Seen(cpu_ms, load, upstream_calls, (yardstick_ms + _yardstick_ms()) / 2)
+    return Seen(cpu_ms, system_ms, load, upstream_calls, (before_ms + yardstick_ms()) / 2)
 
 
 def _drive(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: int, requests: int) -> dict[str, Any]:
@@ -195,12 +222,7 @@ def _drive(lane: Lane, running: stack.Stack, asked: argparse.Namespace, round_: 
         "cache": None if round_ == 0 else lane.cache,  # the warm-up makes the entry that is hit
         "events": _CHUNKS + 1 if lane.is_stream else 0,
     }
-    generator = subprocess.run(  # noqa: S603  # our own
-        [sys.executable, str(Path(__file__).with_name("load.py"))],
-        input=json.dumps(order).encode(), stdout=subprocess.PIPE, check=True,
-    )  # fmt: skip
-    load: dict[str, Any] = json.loads(generator.stdout)
-    return load
+    return drive(order)
 
 
 def _report(
@@ -230,7 +252,7 @@ def _report(
         cells = [
             f"**{_spread(rounds, lambda one: one.total_ms)}**",
             _spread(rounds, lambda one: one.total_ms * least_ms / one.yardstick_ms),
-            *(f"{statistics.median(one.cpu_ms[name] for one in rounds):.2f}" for name in processes),
+            *(f"{statistics.median(one.cpu_ms.get(name, 0) for one in rounds):.2f}" for name in processes),
             _spread(rounds, lambda one: one.load["whole_ms"]["p50"]),
             _spread(rounds, lambda one: one.load["whole_ms"]["p99"]),
             _spread(rounds, lambda one: one.load["first_byte_ms"]["p99"]),
@@ -247,6 +269,7 @@ def _report(
         yield f"Burst: {answers} answers, {calls} upstream calls, {1 - calls / max(answers, 1):.1%} saved"
     yield from _of_tracing(seen)
     yield from _of_inference(seen)
+    yield from _of_chunks(seen)
     yield from _of_batching(seen)
     yardsticks_ms = [one.yardstick_ms for rounds in seen.values() for one in rounds]
     yield f"Yardstick (fixed pure Python): {_spread_of(yardsticks_ms)} ms; 'calm' is scaled to the least of it"
@@ -279,16 +302,34 @@ def _rate(one: Seen) -> float:
 
 
 def _of_inference(seen: dict[str, list[Seen]]) -> Iterable[str]:
-    """What its bars are in: a plain answer, and a chunk, each round by itself, so that both are of one moment."""
     plain = [one.cpu_ms["inference"] for one in seen.get("miss", ())]
     if plain:
         yield f"Inference, a plain answer: {_spread_of(plain)} ms"
-    for name in ("stream", "paced") if plain else ():
-        if seen.get(name):
-            of_chunk = [
-                (one.cpu_ms["inference"] - base) * 1000 / _CHUNKS for one, base in zip(seen[name], plain, strict=True)
-            ]
-            yield f"Inference, a chunk ({name}): {_spread_of(of_chunk, 1)} us"
+        yield ""
+
+
+def _of_chunks(seen: dict[str, list[Seen]]) -> Iterable[str]:
+    """What a chunk adds to an answer, at once and one by one, each round by itself: so both are of one moment."""
+    rows = [("gateway", "gateway", "miss", ""), ("inference", "inference", "miss", "")]
+    rows += [(f"bare relay: {name}", name, f"{name}-plain", f"{name}-") for name in _RELAYS]
+    kinds = ("stream", "paced")
+    rows = [row for row in rows if seen.get(row[2]) and all(seen.get(row[3] + kind) for kind in kinds)]
+    if rows:
+        yield "| a chunk, us of CPU | at once | the kernel's | one by one | the kernel's |"
+        yield "|---|---|---|---|---|"
+    for shown, process, plain, prefix in rows:
+        cells = []
+        for kind in kinds:
+            rounds = list(zip(seen[prefix + kind], seen[plain], strict=True))
+            for part in ("cpu_ms", "system_ms"):
+                us = [
+                    (getattr(one, part)[process] - getattr(base, part)[process]) * 1000 / _CHUNKS
+                    for one, base in rounds
+                ]
+                cells.append(_spread_of(us, 1))
+        yield f"| {shown} | {' | '.join(cells)} |"
+    if rows:
+        yield ""
 
 
 def _of_batching(seen: dict[str, list[Seen]]) -> Iterable[str]:

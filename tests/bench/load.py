@@ -18,9 +18,6 @@ from typing import Any, cast
 
 import uvloop
 
-_ANSWER_TIMEOUT_S = 60
-_AFTER_REFUSAL_S = 0.1
-_REFUSALS = ("429", "503")
 _END_OF_CHUNKS = b"\r\n0\r\n\r\n"
 
 
@@ -44,8 +41,16 @@ class Order:
     """The expected `x-cache`."""
     events: int
     """The least number of `data:` events of a stream, `[DONE]` included."""
-    may_refuse: bool = False
-    """429 and 503 with `Retry-After` are no errors but refusals, which have a latency of their own."""
+    refusals: tuple[str, ...] = ()
+    """Statuses that are no errors but refusals, which have a latency of their own; those but 401 with `Retry-After`."""
+    after_refusal_s: float = 0.1
+    """A closed loop's pause, or it would measure refusals."""
+    timeout_s: float = 60
+    """Of one attempt; then the client hangs up."""
+    retries: int = 0
+    """After an error or a refusal, as an SDK does it: 0.5 s later, then twice as much, half of it by chance."""
+    counts_from_s: float = 0
+    """What an open loop asks for earlier is sent and not told of."""
 
     def request(self, number: int) -> bytes:
         content = self.prompt.replace("{}", str((number - 1) // self.shared))
@@ -88,13 +93,14 @@ class Connection(asyncio.Protocol):
             raise _BadAnswerError("connection_lost")
         self._answer = asyncio.get_running_loop().create_future()
         self._head, self._tail, self._body_bytes, self._events, self._first_at = b"", b"", 0, 0, 0.0
-        self.is_refused = False
+        self.is_refused = self.is_last = False
         self._length: int | None = None
         self.transport.write(request)
         try:
-            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            async with asyncio.timeout(self._order.timeout_s):
                 return await self._answer
         except TimeoutError:
+            self.transport.abort()
             raise _BadAnswerError("no_answer") from None
 
     def data_received(self, data: bytes) -> None:
@@ -122,7 +128,8 @@ class Connection(asyncio.Protocol):
         headers = dict(line.split(b": ", 1) for line in lines[1:])
         status = lines[0].split(b" ", 2)[1].decode()
         cache = headers.get(b"x-cache", b"none").decode()
-        if self._order.may_refuse and status in _REFUSALS and b"retry-after" in headers:
+        self.is_last = headers.get(b"connection") == b"close"
+        if status in self._order.refusals and (status == "401" or b"retry-after" in headers):
             self.is_refused = True
         elif status != "200" or (self._order.cache and cache != self._order.cache):
             self._fail(f"status_{status}" if status != "200" else f"cache_{cache}")
@@ -150,6 +157,10 @@ class Load:
     late_s: list[float] = field(default_factory=list)
     """How long after its moment a request was sent: the generator's own lateness, which spoils a run."""
     errors: Counter[str] = field(default_factory=Counter)
+    offered: int = 0
+    """That count."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """Of all: `answers`, `refused`, `errors`."""
     _next: int = 0
     _free: list[Connection] = field(default_factory=list)
 
@@ -163,7 +174,9 @@ class Load:
             await self._open_loop(self.order.rate)
         seconds = time.perf_counter() - started
         return {
-            "seconds": seconds,
+            "seconds": seconds - self.order.counts_from_s,
+            "offered": self.offered,
+            "outcomes": self.outcomes,
             "answers": len(self.whole_s),
             "errors": dict(self.errors),
             "refused": len(self.refused_s),
@@ -179,31 +192,47 @@ class Load:
             refused = len(self.refused_s)
             await self._once(self._next, time.perf_counter())
             if len(self.refused_s) > refused:
-                await asyncio.sleep(_AFTER_REFUSAL_S)  # or a closed loop would measure refusals
+                await asyncio.sleep(self.order.after_refusal_s)
 
     async def _open_loop(self, rate: float) -> None:
         moments = random.Random(1)  # noqa: S311  # the same moments every time
-        at = time.perf_counter()
+        began = at = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for number in range(1, self.order.requests + 1):
                 at += moments.expovariate(rate)
                 await asyncio.sleep(at - time.perf_counter())
-                group.create_task(self._once(number, at))
+                group.create_task(self._once(number, at, counts=at - began >= self.order.counts_from_s))
 
-    async def _once(self, number: int, intended: float) -> None:
+    async def _once(self, number: int, intended: float, *, counts: bool = True) -> None:
+        self.late_s.append(time.perf_counter() - intended)
+        for attempt in range(self.order.retries + 1):
+            await asyncio.sleep(attempt and 2 ** (attempt - 2) * random.uniform(0.5, 1))  # noqa: S311  # no secret
+            seen = await self._attempt(number)
+            if isinstance(seen, float):
+                break
+        self.offered += counts
+        self.outcomes["answers" if isinstance(seen, float) else "refused" if seen is None else "errors"] += 1
+        if not counts:
+            return
+        took_s = time.perf_counter() - intended
+        if isinstance(seen, float):
+            self.whole_s.append(took_s)
+            self.first_byte_s.append(seen - intended)
+        elif seen is None:
+            self.refused_s.append(took_s)
+        else:
+            self.errors[seen] += 1
+
+    async def _attempt(self, number: int) -> float | str | None:
+        """The moment of the first byte, None for a refusal, or why there was no answer."""
         try:
-            self.late_s.append(time.perf_counter() - intended)
             connection = self._free.pop() if self._free else await self._connect()
             first_at = await connection.ask(self.order.request(number))
-        except (OSError, _BadAnswerError) as error:
-            self.errors[str(error) if isinstance(error, _BadAnswerError) else type(error).__name__] += 1
-            return  # and the connection is left: nobody knows what still comes on it
-        if connection.is_refused:
-            self.refused_s.append(time.perf_counter() - intended)
-        else:
-            self.whole_s.append(time.perf_counter() - intended)
-            self.first_byte_s.append(first_at - intended)
-        self._free.append(connection)
+        except (OSError, _BadAnswerError) as error:  # and the connection is left: nobody knows what comes on it
+            return str(error) if isinstance(error, _BadAnswerError) else type(error).__name__
+        if not connection.is_last:
+            self._free.append(connection)
+        return None if connection.is_refused else first_at
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()

@@ -12,7 +12,9 @@ import os
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import httpx2
 import pytest
@@ -21,7 +23,7 @@ from redis import Redis
 from support.chaos import chance, times
 from support.deadly_worker import POISON
 from support.job_worker import WorkerProcess
-from support.platform import Platform, chat, make_key, platform
+from support.platform import Platform, chat, eventually, make_key, platform
 from support.valkey import Valkey, valkey
 
 if TYPE_CHECKING:
@@ -71,6 +73,12 @@ def submit(http: httpx2.Client, prompt: str, key: str = "", **fields: Any) -> st
     return str(answer.json()["id"]) if answer.status_code == 202 else None
 
 
+def accepted(http: httpx2.Client, prompt: str) -> str:
+    """The id of a job that has to be accepted: asked again while a busy machine's store is late."""
+    key = uuid4().hex
+    return eventually(lambda: submit(http, prompt, key))
+
+
 def show(http: httpx2.Client, job_id: str) -> dict[str, Any] | None:
     """The job; None while the store is away. Any other answer is a lost job."""
     try:
@@ -94,7 +102,8 @@ def wait_for(http: httpx2.Client, job_id: str, *states: str, within_s: float = 3
 
 def states_of(http: httpx2.Client, job_id: str) -> list[dict[str, Any]]:
     """Every state that a job was in, of one that is final."""
-    events = http.get(f"/v1/jobs/{job_id}/events").text.split("\n\n")
+    answer = eventually(lambda: answer if (answer := http.get(f"/v1/jobs/{job_id}/events")).is_success else None)
+    events = answer.text.split("\n\n")
     return [json.loads(event.partition("data: ")[2]) for event in events if "event: state" in event]
 
 
@@ -129,27 +138,26 @@ class History:
         return True
 
 
-def client(platform_: Platform, seed: int, history: History, number: int, stopping: threading.Event) -> None:
+def client(http: httpx2.Client, seed: int, history: History, number: int, stopping: threading.Event) -> None:
     """Submits, now and then twice under one key, insists until it is accepted, and looks at jobs that it has."""
     chosen = random.Random(seed)  # noqa: S311  # a test's
-    with platform_.http(make_key(platform_.gateway, f"tenant{number}")) as http:
-        for count in itertools.count():
-            if stopping.wait(chosen.expovariate(8)):
-                break
-            key = f"c{number}-{count}"
-            poison = POISON if chosen.random() < 0.01 else ""
-            tokens, pause_ms = chosen.randint(1, 12), chosen.choice([0, 0, 0, 20, 200])
-            fault = chosen.choice(["", "", "", "status=500 times=1", "status=503 times=1"])
-            prompt = f"{key} {poison} [[sim tokens={tokens} itl_ms={pause_ms} {fault}]]"
-            fields = {"stream": chosen.random() < 0.3}
-            while not stopping.is_set():
-                if (job_id := submit(http, prompt, key, **fields)) is not None:
-                    history.promise(key, job_id)
-                    if chosen.random() < 0.8:  # else: as if the answer had been lost, once more
-                        break
-                stopping.wait(0.1)
-            if mine := [known for name, known in list(history.promised.items()) if name.startswith(f"c{number}-")]:
-                history.see(show(http, chosen.choice(mine)))
+    for count in itertools.count():
+        if stopping.wait(chosen.expovariate(8)):
+            break
+        key = f"c{number}-{count}"
+        poison = POISON if chosen.random() < 0.01 else ""
+        tokens, pause_ms = chosen.randint(1, 12), chosen.choice([0, 0, 0, 20, 200])
+        fault = chosen.choice(["", "", "", "status=500 times=1", "status=503 times=1"])
+        prompt = f"{key} {poison} [[sim tokens={tokens} itl_ms={pause_ms} {fault}]]"
+        fields = {"stream": chosen.random() < 0.3}
+        while not stopping.is_set():
+            if (job_id := submit(http, prompt, key, **fields)) is not None:
+                history.promise(key, job_id)
+                if chosen.random() < 0.8:  # else: as if the answer had been lost, once more
+                    break
+            stopping.wait(0.1)
+        if mine := [known for name, known in list(history.promised.items()) if name.startswith(f"c{number}-")]:
+            history.see(show(http, chosen.choice(mine)))
 
 
 def break_things(
@@ -202,22 +210,20 @@ def test_every_accepted_job_ends_once_whatever_dies(
     chosen = chance()
     duration_s = float(os.environ.get("SPILLWAY_CHAOS_S") or times(8, 60))
     history, stopping = History(), threading.Event()
-    threads = [
-        threading.Thread(target=client, args=(own, chosen.randrange(2**32), history, number, stopping))
-        for number in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        done = break_things(own_state, workers, chosen, duration_s)
-    finally:
-        stopping.set()
-        for thread in threads:
-            thread.join(20)
-    fleet = [workers(), workers()]
-    keys = {number: make_key(own.gateway, f"tenant{number}") for number in range(4)}
     with contextlib.ExitStack() as stack:
-        https = {number: stack.enter_context(own.http(key)) for number, key in keys.items()}
+        https = [stack.enter_context(own.http(make_key(own.gateway, f"tenant{number}"))) for number in range(4)]
+        with ThreadPoolExecutor(len(https)) as pool:
+            clients = [
+                pool.submit(client, http, chosen.randrange(2**32), history, number, stopping)
+                for number, http in enumerate(https)
+            ]
+            try:
+                done = break_things(own_state, workers, chosen, duration_s)
+            finally:
+                stopping.set()
+        for one in clients:
+            one.result()  # what went wrong in it, with its own words
+        fleet = [workers(), workers()]
         owners = {job_id: https[int(key[1])] for key, job_id in history.promised.items()}
         deadline = time.monotonic() + HEAL_S + duration_s
         left = set(owners)
@@ -228,8 +234,7 @@ def test_every_accepted_job_ends_once_whatever_dies(
         assert not left, f"{len(left)} of {len(owners)} never ended: {[show(owners[one], one) for one in left]}"
         ends: dict[str, int] = {}
         for key, job_id in history.promised.items():
-            job = show(owners[job_id], job_id)
-            assert job is not None
+            job = wait_for(owners[job_id], job_id, *FINAL)
             history.see(job)
             ends[job["state"]] = ends.get(job["state"], 0) + 1
             starts = starts_of(owners[job_id], job_id)
@@ -248,10 +253,8 @@ def test_a_poison_job_fails_after_three_starts_and_stops_nobody(
     innocents = times(12, 60)
     fleet = [workers(), workers()]
     with own.http() as http:
-        poison = submit(http, POISON)
-        others = [submit(http, f"innocent {number}") for number in range(innocents)]
-        assert poison
-        assert all(others)
+        poison = accepted(http, POISON)
+        others = [accepted(http, f"innocent {number}") for number in range(innocents)]
         deadline = time.monotonic() + 60
         while (job := show(http, poison)) is None or job["state"] not in FINAL:
             keep_alive(fleet, workers)
@@ -261,9 +264,10 @@ def test_a_poison_job_fails_after_three_starts_and_stops_nobody(
         assert starts_of(http, poison) == 3
         for other in others:
             keep_alive(fleet, workers)
-            assert wait_for(http, str(other), *FINAL)["state"] == "succeeded"
+            assert wait_for(http, other, *FINAL)["state"] == "succeeded"
 
 
+@pytest.mark.measured
 def test_the_job_of_a_killed_worker_starts_again_within_its_lease_and_two_seconds(
     own_state: Valkey, own: Platform, workers: Callable[..., WorkerProcess]
 ) -> None:
@@ -271,8 +275,7 @@ def test_the_job_of_a_killed_worker_starts_again_within_its_lease_and_two_second
     with own.http() as http, Redis.from_url(own_state.url) as store:
         for number in range(times(2, 30)):
             busy = workers()
-            job_id = submit(http, f"{number} {STALL}")
-            assert job_id
+            job_id = accepted(http, f"{number} {STALL}")
             wait_for(http, job_id, "running")
             idle = workers()
             time.sleep(1)  # it is up, and has nothing to do
@@ -295,8 +298,7 @@ def test_a_job_of_four_leases_starts_once(own: Platform, workers: Callable[..., 
     for _ in range(2):
         workers()
     with own.http() as http:
-        job_id = submit(http, f"[[sim ttft_ms={round(4 * LEASE_S * 1000)}]]")
-        assert job_id
+        job_id = accepted(http, f"[[sim ttft_ms={round(4 * LEASE_S * 1000)}]]")
         assert wait_for(http, job_id, *FINAL)["state"] == "succeeded"
         assert starts_of(http, job_id) == 1
 
@@ -307,8 +309,7 @@ def test_a_worker_that_was_frozen_cannot_change_what_another_has_finished(
     with own.http() as http:
         for number in range(times(2, 50)):
             frozen = workers()
-            job_id = submit(http, f"{number} [[sim ttft_ms=1500]]")
-            assert job_id
+            job_id = accepted(http, f"{number} [[sim ttft_ms=1500]]")
             wait_for(http, job_id, "running")
             frozen.freeze()  # its answer comes into its socket meanwhile
             other = workers()
@@ -328,8 +329,7 @@ def test_a_worker_that_is_stopped_gives_its_jobs_back_at_once(
     patient = {"lease_s": 60, "heartbeat_s": 5}  # nothing comes back because a lease ended
     with own.http() as http:
         first = workers(**patient)
-        job_id = submit(http, STALL)
-        assert job_id
+        job_id = accepted(http, STALL)
         wait_for(http, job_id, "running")
         assert first.stop() == 0
         job = wait_for(http, job_id, "queued")
@@ -344,12 +344,10 @@ def test_while_the_store_is_gone_nothing_is_accepted_and_what_was_is_run_afterwa
     own_state: Valkey, own: Platform, workers: Callable[..., WorkerProcess], fault: str
 ) -> None:
     with own.http() as http:
-        accepted = [submit(http, f"before {number}") for number in range(5)]
-        assert all(accepted)
+        before = [accepted(http, f"before {number}") for number in range(5)]
         worker = workers()
-        wait_for(http, str(accepted[-1]), *FINAL)
-        waiting = submit(http, f"{fault} [[sim ttft_ms={round(LEASE_S * 500)}]]")
-        assert waiting
+        wait_for(http, before[-1], *FINAL)
+        waiting = accepted(http, f"{fault} [[sim ttft_ms={round(LEASE_S * 500)}]]")
         wait_for(http, waiting, "running")
         own_state.freeze() if fault == "freeze" else own_state.kill()
         for path, answer in (

@@ -14,14 +14,14 @@ import pytest
 
 from support.chaos import IS_LONG, times
 from support.governed import LimitedKey, governed, limited_key
-from support.platform import BOUND_S, Platform, chat
+from support.platform import BOUND_S, TLS, Platform, chat
 from support.replicas import Replica, replicas
 from support.valkey import valkey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.chaos, pytest.mark.measured, pytest.mark.timeout(300)]
 
 REPLICAS = 3
 CALLERS_A_REPLICA = 3
@@ -61,7 +61,7 @@ class Offer:
 
     def _call(self, url: str, until: float) -> None:
         authorization = {"authorization": f"Bearer {self._key.text}"} | NEW
-        with httpx2.Client(base_url=url, headers=authorization, timeout=BOUND_S, trust_env=False) as client:
+        with httpx2.Client(base_url=url, headers=authorization, timeout=BOUND_S, verify=TLS, trust_env=False) as client:
             while time.monotonic() < until:
                 with self._lock:
                     number = next(self._numbers)

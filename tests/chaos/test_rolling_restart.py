@@ -24,7 +24,7 @@ from support.edge import Edge, Tally
 from support.fleet import TIERS, Fleet
 from support.platform import make_key
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(times(300, 1_800))]
+pytestmark = [pytest.mark.chaos, pytest.mark.measured, pytest.mark.timeout(times(300, 1_800))]
 
 ROOT = Path(__file__).parents[2]
 STREAM_S = times(1, 8)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of their own
 import pytest
 from starlette.testclient import TestClient
 
@@ -99,13 +100,41 @@ def test_every_operation_says_what_it_is_for(service: str) -> None:
             assert operation["requestBody"]["content"]["application/json"]["schema"]["properties"], (method, path)
 
 
+def examples(content: dict[str, Any]) -> list[tuple[Any, dict[str, Any]]]:
+    """Those of a body or an answer, each with its schema."""
+    described = document("gateway")
+    found = content["application/json"]
+    schema = found["schema"]
+    if "$ref" in schema:
+        schema = described["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    shown = [found["example"]] if "example" in found else schema.get("examples", [])
+    return [(example, schema | {"components": described["components"]}) for example in shown]
+
+
+def test_every_body_answer_and_error_of_administration_has_an_example_that_fits_its_shape() -> None:
+    for method, path, operation in operations(document("gateway")):
+        if not path.startswith("/admin"):
+            continue
+        contents = [operation["requestBody"]["content"]] if "requestBody" in operation else []
+        contents += [
+            answer["content"] for status, answer in operation["responses"].items() if status not in ("204", "5XX")
+        ]
+        assert len(contents) >= (1 if "204" in operation["responses"] else 2), (method, path)
+        for content in contents:
+            shown = examples(content)
+            assert shown, (method, path, content)
+            for example, schema in shown:
+                assert schema.get("properties"), (method, path)
+                jsonschema.validate(example, schema)
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_route_but_healths_refuses_whoever_shows_nothing(service: str) -> None:
     app = app_of(service)
     with TestClient(app, raise_server_exceptions=False) as client:
         for method, path, _ in operations(app.openapi()):
-            url = path.replace("{job_id}", f"job_{'0' * 32}")
-            url = re.sub(r"\{[a-z_]+\}", lambda place: "0" * (16 if place[0] == "{kid}" else 64), url)
+            url = path.replace("{job_id}", f"job_{'0' * 32}").replace("{key_id}", "0" * 16)
+            url = re.sub(r"\{[a-z_]+\}", "0" * 64, url)
             for authorization in (None, "Bearer", f"Bearer {SECRET[:-1]}", "Basic YTpi"):
                 headers = {"content-type": "application/json", "x-entry-ttl-s": "60"}
                 if authorization is not None:

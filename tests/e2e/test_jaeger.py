@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
-from devstack import ports, trace_tree
+from devstack import trace_tree
 from e2e.up_process import UpProcess, wait_until
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,7 @@ exporters:
 @pytest.fixture
 def jaeger(tmp_path: Path) -> Iterator[tuple[str, str]]:
     """Where it takes spans, and where it is asked."""
-    chosen = {name: ports.find_free() for name in ("query", "grpc", "otlp")}
+    chosen = {name: free_port() for name in ("query", "grpc", "otlp")}
     config = tmp_path / "jaeger.yaml"
     config.write_text(CONFIG.format(**chosen))
     otlp, query = (f"http://127.0.0.1:{chosen[name]}" for name in ("otlp", "query"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import httpx2
 import pytest
 
 from devstack import trace_client
-from e2e.up_process import devstack
+from gateway.cli.commands import main
 
 if TYPE_CHECKING:
     from devstack.trace_tree import Tree
@@ -73,17 +74,29 @@ def test_one_trace_shows_submission_waiting_each_attempt_and_the_upstream_calls(
     assert [span.status == "error" for span in attempts] == [True, False]
 
 
-def test_an_operator_lists_shows_retries_and_purges_dead_letters(stack: UpProcess) -> None:
+def test_an_operator_lists_shows_retries_and_purges_dead_letters(
+    stack: UpProcess, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+
+    def jobs(line: str) -> str:
+        status = main(["jobs", *line.split()], stack.client)
+        told.append(capsys.readouterr().out)
+        assert status == 0
+        return told[-1]
+
     job_id = submit(stack, "canary-of-jobs [[sim status=500]]").json()["id"]
     assert ended(stack, job_id)["state"] == "failed"
-    listed = devstack(stack.env, "jobs", "list")
-    assert (listed.returncode, job_id in listed.stdout) == (0, True), listed.stderr
-    shown = devstack(stack.env, "jobs", "show", job_id).stdout
-    assert '"tenant": "dev"' in shown
-    again = devstack(stack.env, "jobs", "retry", job_id)
-    assert (again.returncode, f'"retry_of": "{job_id}"' in again.stdout) == (0, True), again.stderr
-    assert devstack(stack.env, "jobs", "purge", job_id).returncode == 0
-    assert job_id not in devstack(stack.env, "jobs", "list").stdout
-    missing = devstack(stack.env, "jobs", "purge", job_id)
-    assert (missing.returncode, missing.stderr) == (1, "jobs: No such dead letter.\n")
-    assert "canary-of-jobs" not in shown + listed.stdout + again.stdout + stack.log
+    head, *rows, counts = (row.split() for row in jobs("list").splitlines())
+    (row,) = (dict(zip(head, row, strict=True)) for row in rows if row[0] == job_id)
+    assert (row["state"], row["tenant"], row["attempts"]) == ("failed", "dev", "3")
+    assert row["created_at"].endswith("Z")
+    assert counts[:2] == ["all", "tenants:"]
+    assert json.loads(jobs(f"show {job_id} --json"))["tenant"] == "dev"
+    assert ["retry_of", job_id] in [line.split() for line in jobs(f"retry {job_id}").splitlines()]
+    assert jobs(f"purge {job_id}") == f"{job_id} purged\n"
+    assert job_id not in jobs("list")
+    assert jobs("list --state all --limit 1 --tenant nobody").startswith("no jobs of nobody\n")
+    assert main(["jobs", "purge", job_id], stack.client) == 1
+    assert capsys.readouterr().err == "jobs purge: 404: No such dead letter. (id)\n"
+    assert "canary-of-jobs" not in "".join(told) + stack.log

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from openai import OpenAI
 
-from e2e.up_process import CHECKOUT
+from e2e.up_process import CHECKOUT, wait_until
+from gateway.cli.commands import main
 
 if TYPE_CHECKING:
     from e2e.up_process import UpProcess
@@ -32,3 +33,22 @@ def test_a_key_made_on_the_command_line_chats(stack: UpProcess) -> None:
     assert made["id"] in just(stack, "keys", "list")
     assert "key.create" in just(stack, "audit", "list")
     assert json.loads(just(stack, "tenants", "list", "--json")) == []
+
+
+def test_usage_is_a_line_for_each_model_and_their_sum(stack: UpProcess, capsys: pytest.CaptureFixture[str]) -> None:
+    def usage(tenant: str) -> list[list[str]]:
+        assert main(["usage", "list", "--tenant", tenant], stack.client) == 0
+        return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    assert usage("olivia")[0][:3] == ["nothing", "was", "used"]
+    assert main(["keys", "create", "--tenant", "olivia", "--name", "ci", "--json"], stack.client) == 0
+    key = json.loads(capsys.readouterr().out)["key"]
+    with OpenAI(base_url=stack.client["OPENAI_BASE_URL"], api_key=key) as client:
+        for model in ("sim-small", "sim-large"):
+            client.chat.completions.create(model=model, messages=[{"role": "user", "content": "What does it cost?"}])
+    wait_until(lambda: len(usage("olivia")) == 4, 10, "both calls are counted, under a head and above their sum")
+    head, *rows, total = usage("olivia")
+    requests, output = head.index("requests"), head.index("output_tokens")
+    assert [row[requests] for row in rows] == ["1", "1"]
+    assert total[0] == "total"
+    assert int(total[output]) == sum(int(row[output]) for row in rows) > 0

@@ -78,6 +78,11 @@ def test_what_the_catalogue_says_is_there(shown: dict[str, dict[str, tuple[str, 
     assert row.labels == {label for those in shown.values() for label in those.get(row.shown, ("", set()))[1]}
 
 
+def test_every_metric_says_what_it_is(measured: Measured) -> None:
+    pages = [families(f"http://127.0.0.1:{port}/metrics") for port in measured.pages.values()]
+    assert {family.name for page in pages for family in page if not family.documentation} == set()
+
+
 @pytest.mark.parametrize("service", EVERYBODY)
 def test_what_is_there_stands_in_the_catalogue(shown: dict[str, dict[str, tuple[str, set[str]]]], service: str) -> None:
     assert shown[service].keys() <= {row.shown for row in catalogue() if service in row.services}

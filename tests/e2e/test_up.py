@@ -17,6 +17,7 @@ from redis import Redis
 
 from devstack import env_file, local_http, ports
 from e2e.up_process import STOP_S, UP, UpProcess, devstack, environment, free_offset, wait_until
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,10 +148,12 @@ def test_trace_prints_the_tree_of_the_last_request(stack: UpProcess) -> None:
     tree = devstack(stack.env, "trace", trace_id, "--attributes").stdout
     assert "gateway    POST /generate" in tree
     assert "http.route = /generate" in tree
+    assert f"trace {trace_id}" in devstack(stack.env, "trace", trace_id[:20]).stdout
+    assert "'nonsense' is no trace id" in devstack(stack.env, "trace", "nonsense").stderr
 
 
 def test_run_adds_a_replica_that_serves_the_same_keys(stack: UpProcess) -> None:
-    port = ports.find_free()
+    port = free_port()
     command = [*UP[:-1], "run", "gateway", "--port", str(port)]
     with subprocess.Popen(command, env=stack.env, stdout=subprocess.PIPE, text=True) as replica:  # noqa: S603  # ours
         try:
@@ -172,7 +175,10 @@ def test_a_second_up_is_one_clear_line(stack: UpProcess) -> None:
 
     assert (second.returncode, second.stdout) == (1, "")
     pid = (stack.local / "up.pid").read_text()
-    assert second.stderr == f"up: a stack is running already (pid {pid}); use it, or stop it with ./justw down\n"
+    assert second.stderr == (
+        f"up: a stack is running already (pid {pid}); use it, or stop it with ./justw down; a second one "
+        "needs a SPILLWAY_LOCAL_DIR and a SPILLWAY_PORT_OFFSET of its own\n"
+    )
 
 
 def test_reset_refuses_while_the_stack_runs(stack: UpProcess) -> None:
@@ -193,7 +199,7 @@ def test_a_taken_port_is_one_clear_line_and_nothing_is_started(tmp_path: Path) -
 
 
 def test_an_upstream_that_cannot_be_reached_is_one_clear_line(tmp_path: Path) -> None:
-    upstream = f"http://127.0.0.1:{ports.find_free()}/v1"
+    upstream = f"http://127.0.0.1:{free_port()}/v1"
 
     refused = devstack(environment(tmp_path / "local", free_offset(), UPSTREAM_BASE_URL=upstream), "up")
 
@@ -259,14 +265,19 @@ def test_data_and_secrets_survive_a_restart_and_reset_removes_them(tmp_path: Pat
             headers={"authorization": f"Bearer {up.client['SPILLWAY_ADMIN_KEY']}"},
         )
         key, before = made.json()["key"], env_file.read(up.local / "secrets.env")
-        assert devstack(up.env, "down").stdout == "stopped\n"
+        with subprocess.Popen([*UP[:-1], "run", "cache"], env=up.env, stdout=subprocess.PIPE, text=True) as replica:  # noqa: S603  # ours
+            assert replica.stdout
+            url = replica.stdout.readline().removeprefix("cache: ").strip()
+            wait_until(lambda: _is_ready(f"{url}/readyz"), 30, "the replica is ready")
+            assert devstack(up.env, "down").stdout == "stopped\n"
+            assert replica.wait(0) == 0, "down has waited for it"
 
     with UpProcess(tmp_path / "local", up.offset) as again:
         assert env_file.read(again.local / "secrets.env") == before
         with openai.OpenAI(base_url=again.client["OPENAI_BASE_URL"], api_key=key, max_retries=0) as client:
             assert list(client.models.list())
 
-    assert devstack(up.env, "reset").returncode == 0
+    assert devstack(up.env, "reset").stdout == f"{up.local} removed\n"
     assert not up.local.exists()
 
 

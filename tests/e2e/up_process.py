@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 import httpx2
 
 from devstack import env_file, ports
+from support.platform import TLS
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -172,7 +174,7 @@ class Replica:
 @contextlib.contextmanager
 def replica(stack: UpProcess, service: str, **environ: str) -> Iterator[Replica]:
     """One more process of a service beside the stack, with settings of its own."""
-    chosen = {f"{service.upper()}_{name}": str(ports.find_free()) for name in ("PORT", "METRICS_PORT")}
+    chosen = {f"{service.upper()}_{name}": str(free_port()) for name in ("PORT", "METRICS_PORT")}
     url, metrics_url = (f"http://{ports.HOST}:{port}" for port in chosen.values())
     settings = env_file.read(stack.local / "stack.env") | chosen | environ
     log = stack.local.with_name(f"{service}-{chosen[f'{service.upper()}_PORT']}.log")
@@ -191,7 +193,7 @@ def replica(stack: UpProcess, service: str, **environ: str) -> Iterator[Replica]
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx2.get(f"{url}/readyz", trust_env=False).is_success
+        return httpx2.get(f"{url}/readyz", verify=TLS, trust_env=False).is_success
     except httpx2.TransportError:
         return False
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from support.platform import ADMIN_KEY, BOUND_S, Platform, chat, eventually, platform
+from support.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import httpx2
 
@@ -79,9 +82,11 @@ def test_so_does_the_answer_to_what_is_no_request(stack: Platform, request_: byt
 def test_so_does_the_answer_to_what_is_refused_at_the_door(state_store: Valkey, cache_store: Valkey) -> None:
     with (
         platform(state_store.url, cache_store.url, of_gateway={"max_body_bytes_in_flight": 1024 * 1024}) as stack,
+        contextlib.closing(Wire(stack, chat("[[sim ttft_ms=60000]]" + "x" * 600_000))),
         stack.http() as http,
     ):
-        answer = http.post(CHAT, json=chat("x" * 1024 * 1024))
+        eventually(stack.last_attempt)
+        answer = http.post(CHAT, json=chat("x" * 600_000))
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
     check(answer.headers)
 
@@ -95,3 +100,102 @@ def test_a_hit_a_miss_and_a_stream_name_their_stages(http: httpx2.Client, prompt
     eventually(lambda: http.post(CHAT, json=chat(prompt)).headers["x-cache"] == "hit")
     assert stages(http.post(CHAT, json=chat(prompt))) == ["auth", "cache", "total"]
     assert stages(http.post(CHAT, json=chat(f"{prompt} again", stream=True))) == ["auth", "cache", "upstream", "total"]
+
+
+OURS = {
+    "age", "idempotent-replayed", "location", "preference-applied", "retry-after", "server-timing", "www-authenticate",
+    "x-cache", "x-idempotency", "x-request-id", "x-should-retry", "x-spillway-decision", "x-spillway-model",
+    "x-spillway-target", "x-trace-id", "x-upstream-attempts",
+}  # fmt: skip
+ALWAYS = {"x-request-id", "x-trace-id", "server-timing"}
+LIMITS = {f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "tokens")}
+OF_A_KEY = {*ALWAYS, "x-spillway-decision"}
+LIMITED = OF_A_KEY | LIMITS
+MODELS_OWN = {"x-cache", "x-upstream-attempts"}
+FAILED = LIMITED | MODELS_OWN | {"x-should-retry"}
+NOBODY = "Bearer nobody"
+JOB = "/v1/jobs/job_00000000000000000000000000000000"
+
+
+def shown(answer: httpx2.Response) -> set[str]:
+    return {name for name in answer.headers if name in OURS or name.startswith("x-ratelimit-")}
+
+
+@pytest.fixture(scope="module")
+def limited(stack: Platform) -> Iterator[httpx2.Client]:
+    """A client whose key has limits, which are far away."""
+    limits = {"requests_per_minute": 10_000, "tokens_per_minute": 10_000_000}
+    with stack.http(ADMIN_KEY) as admin:
+        key = admin.post("/admin/keys", json={"tenant": "headers", "name": "x", "limits": limits}).json()["key"]
+    with stack.http(key) as client:
+        yield client
+
+
+BODIES: dict[str, Callable[[str], dict[str, Any]]] = {
+    CHAT: chat,
+    "/v1/embeddings": lambda prompt: {"model": "sim-embed", "input": prompt},
+    "/generate": lambda prompt: {"prompt": prompt},
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_a_model_answer_shows_what_the_readme_says(limited: httpx2.Client, prompt: str, path: str) -> None:
+    miss = limited.post(path, json=BODIES[path](prompt))
+    assert shown(miss) == LIMITED | MODELS_OWN | {"x-spillway-model", "x-spillway-target"}
+    assert (miss.headers["x-cache"], miss.headers["x-upstream-attempts"]) == ("miss", "1")
+    hit = eventually(lambda: _hit(limited.post(path, json=BODIES[path](prompt))))
+    assert shown(hit) == LIMITED | MODELS_OWN | {"age"}
+    assert hit.headers["x-upstream-attempts"] == "0"
+    for asked in ({"prefer": "respond-async"}, {"prefer": "respond-async", "idempotency-key": "of-the-headers" + path}):
+        job = limited.post(path, json=BODIES[path](prompt), headers=asked)
+        assert (job.status_code, shown(job)) == (202, LIMITED | {"location", "retry-after", "preference-applied"})
+        ended = limited.get(job.headers["location"], params={"wait": BOUND_S})
+        assert (ended.json()["state"], shown(ended)) == ("succeeded", OF_A_KEY)
+    keyed = [limited.post(path, json=BODIES[path](prompt), headers={"idempotency-key": "one"}) for _ in range(2)]
+    assert shown(keyed[1]) - shown(keyed[0]) == {"idempotent-replayed"}
+
+
+def _hit(answer: httpx2.Response) -> httpx2.Response | None:
+    return answer if answer.headers.get("x-cache") == "hit" else None
+
+
+@pytest.mark.parametrize(
+    ("asked", "body", "further", "status", "expected"),
+    [
+        (("GET", "/v1/models"), b"", {}, 200, LIMITED),
+        (("GET", "/v1/models/sim-small"), b"", {}, 200, LIMITED),
+        (("GET", "/v1/models/none"), b"", {}, 404, LIMITED | {"x-should-retry"}),
+        (("GET", "/v1/models"), b"", {"authorization": NOBODY}, 401, OF_A_KEY | {"www-authenticate"}),
+        (("POST", CHAT), b"{}", {"authorization": NOBODY}, 401, OF_A_KEY | {"www-authenticate"}),
+        (("POST", CHAT), b"{", {}, 400, OF_A_KEY),
+        (("POST", CHAT), b"{}", {"content-type": "text/plain"}, 415, OF_A_KEY),
+        (("POST", CHAT), b"a" * (4 * 2**20 + 1), {}, 413, OF_A_KEY),
+        (("PUT", CHAT), b"{}", {}, 405, OF_A_KEY),
+        (("GET", "/v1/responses"), b"", {}, 404, OF_A_KEY),
+        (("POST", CHAT), b"sim status=503", {}, 503, FAILED | {"retry-after"}),
+        (("POST", CHAT), b"sim status=429", {}, 429, FAILED),
+        (("POST", CHAT), b"sim ttft_ms=9000", {"x-request-timeout-ms": "400"}, 504, FAILED),
+        (("GET", "/v1/jobs"), b"", {}, 200, OF_A_KEY),
+        (("GET", JOB), b"", {}, 404, OF_A_KEY),
+        (("DELETE", JOB), b"", {}, 404, OF_A_KEY),
+        (("POST", "/v1/jobs"), b"{}", {}, 400, OF_A_KEY),
+        (("GET", "/admin/keys"), b"", {}, 403, OF_A_KEY),
+        (("GET", "/admin/keys"), b"", {"authorization": f"Bearer {ADMIN_KEY}"}, 200, ALWAYS),
+        (("GET", "/admin/jobs"), b"", {"authorization": f"Bearer {ADMIN_KEY}"}, 200, ALWAYS),
+        (("GET", "/health"), b"", {}, 200, set()),
+        (("HEAD", "/readyz"), b"", {}, 200, set()),
+    ],
+)
+def test_any_other_answer_shows_what_the_readme_says(  # noqa: PLR0913, PLR0917  # a row
+    limited: httpx2.Client,
+    prompt: str,
+    asked: tuple[str, str],
+    body: bytes,
+    further: dict[str, str],
+    status: int,
+    expected: set[str],
+) -> None:
+    if body.startswith(b"sim "):
+        body = json.dumps(chat(f"{prompt} [[{body.decode()}]]")).encode()
+    answer = limited.request(*asked, content=body or None, headers={"content-type": "application/json", **further})
+    assert (answer.status_code, shown(answer)) == (status, expected), answer.text

@@ -91,7 +91,9 @@ def test_another_content_type_is_refused(http: httpx2.Client, content_type: str 
     assert refused(answer, 415)["code"] == "unsupported_media_type"
 
 
-@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "Application/JSON", "application/json;charset=latin-1"]
+)
 def test_a_content_type_is_read_as_http_has_it(http: httpx2.Client, content_type: str) -> None:
     answer = http.post("/v1/chat/completions", content=json.dumps(CHAT), headers={"content-type": content_type})
     assert answer.status_code == 200
@@ -135,9 +137,24 @@ def test_a_body_of_exactly_the_cap_is_read(http: httpx2.Client) -> None:
         ("POST", "/a/../v1/chat/completions", 404),
         ("POST", "/%2e%2e/v1/chat/completions", 404),
         ("GET", "/admin/keys/%2e%2e", 401),
+        ("GET", "/v1/jobs/..", 400),
         ("GET", "//health", 404),
         ("GET", "/health/", 404),
         ("POST", "/v1%2fchat/completions%00", 404),
+        ("POST", "/v1%2fchat/completions", 404),
+        ("POST", "/v1/chat%2Fcompletions", 404),
+        ("POST", "/%76%31/chat/completions", 404),
+        ("GET", "/v1%2fmodels", 404),
+        ("GET", "/v1/models/..%2f..%2fadmin%2fkeys", 404),
+        ("GET", "/v1/models/../../admin/keys", 404),
+        ("GET", "/admin%2fkeys", 404),
+        ("GET", "/admin/keys%2f", 404),
+        ("GET", "/%68ealth", 404),
+        ("GET", "/v1/models#x", 400),
+        ("GET", "ftp://b/v1/models", 400),
+        ("GET", "http://b/v1/models", 400),
+        ("GET", "/v1/models%5c", 404),
+        ("GET", "/v1/jobs/job_%30000000000000000000000000000000", 400),
         ("POST", "/v1/chat/completions;x=y", 404),
         ("POST", "/v1/chat/completions%c0%af", 404),
     ],
@@ -179,7 +196,7 @@ def test_a_bad_body_of_an_administrator_is_refused_too(admin: httpx2.Client, bod
 
 @pytest.mark.parametrize("kid", ["x", "0" * 15, "0" * 17, "A" * 16, "*", "%2e%2e", "0" * 16 + "%0a"])
 def test_what_is_no_key_id_is_refused(admin: httpx2.Client, kid: str) -> None:
-    assert refused(admin.get(f"/admin/keys/{kid}"))["param"] == "kid"
+    assert refused(admin.get(f"/admin/keys/{kid}"))["param"] == "key_id"
 
 
 def test_a_key_lives_until_it_is_switched_off_or_deleted(stack: Platform, admin: httpx2.Client) -> None:
@@ -193,7 +210,7 @@ def test_a_key_lives_until_it_is_switched_off_or_deleted(stack: Platform, admin:
     changed = admin.patch(f"/admin/keys/{made['id']}", json={"enabled": False})
     assert changed.json() == shown | {"enabled": False}
     assert admin.delete(f"/admin/keys/{made['id']}").status_code == 204
-    assert refused(admin.get(f"/admin/keys/{made['id']}"), 404)["param"] == "kid"
+    assert refused(admin.get(f"/admin/keys/{made['id']}"), 404)["param"] == "key_id"
     assert refused(admin.delete(f"/admin/keys/{made['id']}"), 404)
 
 
@@ -280,6 +297,16 @@ def test_48_an_image_of_a_private_host_is_refused(http: httpx2.Client, url: obje
     assert error["param"] == "messages[0].content[0].image_url"
 
 
+@pytest.mark.parametrize(
+    "part", [{"file": {"file_url": "http://10.0.0.1/a"}}, {"video": {"source": {"url": "file:///a"}}}]
+)
+@pytest.mark.usefixtures("untouched")
+def test_48_so_is_one_that_stands_deeper(http: httpx2.Client, part: dict[str, Any]) -> None:
+    message = {"role": "user", "content": [{"type": "text", "text": "hi"}, {"type": "file", **part}]}
+    error = refused(http.post("/v1/chat/completions", json=CHAT | {"messages": [message]}))
+    assert error["param"] == "messages[0].content[1]"
+
+
 @pytest.mark.parametrize("url", PUBLIC_URLS)
 def test_48_an_image_of_a_public_host_is_passed_on(http: httpx2.Client, url: str) -> None:
     assert http.post("/v1/chat/completions", json=CHAT | image(url)).status_code == 200
@@ -320,9 +347,24 @@ def test_51_a_key_that_is_no_header_is_refused(stack: Platform, key: bytes, stat
 
 @pytest.mark.parametrize("change", [{"enabled": False}, {"expires_at": 1}, {"expires_at": "2020-01-01T00:00:00Z"}])
 def test_53_a_key_that_is_over_is_401(stack: Platform, admin: httpx2.Client, change: dict[str, Any]) -> None:
-    made = admin.post("/admin/keys", json={"tenant": "dave", "name": "x"} | change).json()
+    made = admin.post("/admin/keys", json={"tenant": "dave", "name": "x"}).json()
+    assert admin.patch(f"/admin/keys/{made['id']}", json=change).status_code == 200
     with stack.http(made["key"]) as http:
         assert refused(http.get("/v1/models"), 401)["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("expires_at", [1, "2020-01-01T00:00:00Z"])
+def test_a_key_is_not_made_for_a_time_that_has_passed(admin: httpx2.Client, expires_at: object) -> None:
+    error = refused(admin.post("/admin/keys", json={"tenant": "dave", "name": "x", "expires_at": expires_at}))
+    assert (error["param"], error["code"]) == ("expires_at", "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [("?limit=0", "limit"), ("?limit=101", "limit"), (f"/job_{'0' * 32}?wait=31", "wait"), ("/x", "job_id")],
+)
+def test_a_bound_of_a_jobs_query_is_told_by_its_name(http: httpx2.Client, query: str, param: str) -> None:
+    assert refused(http.get(f"/v1/jobs{query}"))["param"] == param
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/metrics", "/admin", "/debug", "/v1"])

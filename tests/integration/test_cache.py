@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from devstack import cache_admin
+from gateway.cli.commands import main
 from support.platform import ADMIN_KEY, MODEL, Platform, chat, eventually
 
 if TYPE_CHECKING:
@@ -300,15 +300,13 @@ def test_an_api_key_neither_sees_nor_purges(http: httpx2.Client) -> None:
     assert http.post("/admin/cache/purges", json={"everything": True}).status_code == 403
 
 
-def test_the_command_line_shows_and_purges(  # noqa: PLR0913, PLR0917  # fixtures
-    stack: Platform, http: httpx2.Client, cached: dict[str, Any], monkeypatch: Any, capsys: Any, tmp_path: Any
+def test_the_command_line_shows_and_purges(
+    stack: Platform, http: httpx2.Client, cached: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SPILLWAY_URL", stack.gateway)
-    monkeypatch.setenv("SPILLWAY_ADMIN_KEY", ADMIN_KEY)
-    monkeypatch.setenv("SPILLWAY_LOCAL_DIR", str(tmp_path))
-    cache_admin.show_statistics()
+    environ = {"SPILLWAY_URL": stack.gateway, "SPILLWAY_ADMIN_KEY": ADMIN_KEY}
+    assert main(["cache", "stats"], environ) == 0
     assert "alice" in capsys.readouterr().out
-    cache_admin.purge({"tenant": "alice", "model": MODEL})
+    assert main(["cache", "purge", "--tenant", "alice", "--model", MODEL], environ) == 0
     assert "entries deleted" in capsys.readouterr().out
     assert http.post(CHAT, json=cached).headers["x-cache"] == "miss"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import sys
@@ -20,7 +21,7 @@ from support.chaos import IS_LONG, times
 from support.crowd import Crowd, Seen, crowd
 from support.faulty_proxy import FAULTS, FaultyProxy, faulty_proxy
 from support.marking_upstream import PIECES, MarkingUpstream
-from support.platform import BOUND_S, Platform, chat, make_key, platform
+from support.platform import BOUND_S, Platform, chat, eventually, make_key, platform
 from support.replicas import replicas
 from support.server import running
 from support.valkey import Valkey, valkey
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.chaos
+    import httpx2
+
+pytestmark = [pytest.mark.chaos, pytest.mark.measured]
 DURATION_S = float(os.environ.get("SPILLWAY_CHAOS_S") or times(4, 600))
 SEED = int(os.environ.get("SPILLWAY_CHAOS_SEED") or 1)
 RECOVERED_WITHIN_S = 5.0
@@ -208,6 +211,11 @@ def mixed(state_store: Valkey, tmp_path: Path) -> Iterator[tuple[Platform, Valke
             yield started, store, upstream
 
 
+def is_known(http: httpx2.Client, url: str) -> bool:
+    """Whether the gateway there has looked up the key, and so needs no store for it in the next seconds."""
+    return http.post(f"{url}/v1/chat/completions", json={}).status_code == 400
+
+
 async def freeze_now_and_then(store: Valkey, until: float) -> None:
     """The store stands still for a twentieth of the time."""
     chance = random.Random(SEED)  # noqa: S311  # seeded
@@ -216,13 +224,6 @@ async def freeze_now_and_then(store: Valkey, until: float) -> None:
         store.freeze()
         await asyncio.sleep(chance.uniform(0.025, 0.075))
         store.thaw()
-
-
-async def met(callers: Crowd, url: str, tenant: str, key: str) -> None:
-    headers = {"authorization": f"Bearer {key}", "cache-control": "no-store"}
-    async with asyncio.timeout(BOUND_S):
-        while (await callers.ask(url, chat("Hello.", user=tenant), headers=headers)).status != 200:
-            pass
 
 
 @pytest.mark.timeout(DURATION_S * 2 + 120)
@@ -235,10 +236,11 @@ async def test_no_answer_ever_crosses_from_one_tenant_to_another(
     crossed: list[str] = []
     with replicas(stack, 1) as (second,):
         urls = (stack.gateway, second.url)
+        for key in keys.values():  # whose look-up is late on a busy machine is asked for again
+            with stack.http(key) as http:
+                assert all(eventually(functools.partial(is_known, http, url)) for url in urls)
+        until = time.monotonic() + DURATION_S
         async with crowd("") as callers:
-            for tenant, key in keys.items():  # a key that a gateway has met is good whatever becomes of its store
-                await asyncio.gather(*(met(callers, url, tenant, key) for url in urls))
-            until = time.monotonic() + DURATION_S
 
             async def call(tenant: str, number: int) -> None:
                 chance = random.Random(f"{SEED} {tenant} {number}")  # noqa: S311  # seeded

@@ -34,7 +34,7 @@ BOUND_S = 10
 
 @pytest.fixture
 async def store(cache_store: Valkey) -> AsyncIterator[Redis]:
-    async with connect(cache_store.url) as client:
+    async with connect(cache_store.url, call_timeout_s=BOUND_S) as client:  # a busy machine's store may be late
         yield client
 
 

@@ -14,7 +14,7 @@ from support.platform import Platform, chat, eventually
 if TYPE_CHECKING:
     import httpx2
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.measured]
 CHAT = "/v1/chat/completions"
 PROBES = times(40, 500)
 LIKELY = 0.01

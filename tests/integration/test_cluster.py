@@ -16,7 +16,7 @@ from redis import Redis
 from cache.entries import Entries
 from cache.flights import Flights
 from cache.inventory import Inventory
-from common.stores import connect
+from common.stores import connect, is_reachable
 from gateway.access import key_store
 from gateway.access.audit import Actor
 from gateway.access.keys import Limits, Policy, generate_key
@@ -30,6 +30,7 @@ from gateway.limits.limiter import Limiter
 from gateway.limits.local import LocalLimits
 from gateway.limits.settling import Settling
 from gateway.limits.store import LimitsStore
+from gateway.store_breaker import StoreBreaker
 from jobs.store import JobStore
 from jobs.transitions import Transitions
 from support.clock import Clock
@@ -116,7 +117,8 @@ async def test_every_script_of_the_limits_keeps_to_one_slot(cluster: Valkey) -> 
 async def test_every_script_of_an_idempotency_record_keeps_to_one_slot(cluster: Valkey) -> None:
     with witness(cluster.url) as seen:
         async with connect(cluster.url) as store:
-            records = Records(store, Sealer("a-secret-of-the-gateway"), Keeping())
+            breaker = StoreBreaker(lambda: is_reachable(store))
+            records = Records(store, Sealer("a-secret-of-the-gateway"), Keeping(), breaker=breaker)
             assert (await records.claim("one", owner="o", tenant="alice", body="b")).outcome == "claimed"
             assert await records.renew("one", owner="o") is not None
             assert await records.finish("one", owner="o", tenant="alice", answer=b"an answer")
@@ -161,7 +163,7 @@ async def test_a_key_its_audit_entry_and_its_tenant_change_in_one_slot(cluster: 
         assert await key_store.change_key(store, record.kid, lambda found: found, ACTOR) == record
         await key_store.note_used(store, {record.kid: 1.0})
         assert await key_store.recently_used(store, since=0, count=10) == [record.kid]
-        await key_store.put_tenant(store, TenantRecord(tenant=tenant), ACTOR)
+        assert await key_store.change_tenant(store, tenant, lambda it: it, ACTOR) == TenantRecord(tenant)
         assert await key_store.delete_key(store, record.kid, ACTOR)
         assert await key_store.delete_tenant(store, tenant, ACTOR)
 

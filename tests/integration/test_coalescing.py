@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from support.valkey import Valkey
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.measured]
 CALLERS = times(90, 500)
 TAKEN_OVER_WITHIN_S = 1.0
 """From the death of the leader's process to the next call at the upstream."""

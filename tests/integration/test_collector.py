@@ -18,8 +18,8 @@ from opentelemetry.trace import StatusCode
 from devstack.otlp_sink import Sink
 from support.compose import FOLDER
 from support.platform import BOUND_S, eventually
+from support.ports import free_port
 from support.server import running
-from support.traefik import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

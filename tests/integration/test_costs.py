@@ -17,7 +17,7 @@ import pytest
 from redis import Redis
 
 from devstack import costs
-from support.platform import ADMIN_KEY, Platform, chat, platform
+from support.platform import ADMIN_KEY, Platform, chat, eventually, platform
 from support.valkey import Valkey, valkey
 
 if TYPE_CHECKING:
@@ -182,6 +182,41 @@ def test_a_job_calls_the_state_store_as_often_as_the_table_says(http: httpx2.Cli
     while (said := costs.COSTS["job"].calls["state"]) not in found and len(found) < TRIES:
         found.append(scripts.per_request(run)["state"])
     assert said in found
+
+
+def kept_bytes(store: Valkey, pattern: str) -> dict[str, int]:
+    """Of each name like `pattern` what it takes. Source: https://valkey.io/commands/memory-usage/."""
+    with Redis.from_url(store.url, socket_timeout=30, decode_responses=True) as client:
+        return {name: client.memory_usage(name, samples=0) for name in client.scan_iter(pattern, count=1_000)}
+
+
+@pytest.mark.parametrize(("kind", "is_stream"), [("miss", False), ("stream", True)])
+@pytest.mark.parametrize("tokens", [50, 500])
+def test_a_stored_answer_takes_what_the_table_says(
+    http: httpx2.Client, stores: dict[str, Valkey], kind: costs.Kind, tokens: int, *, is_stream: bool
+) -> None:
+    before = kept_bytes(stores["cache"], "v1:entry:*")
+    asked = chat(f"an answer to weigh, {next(NUMBERS)} [[sim tokens={tokens}]]", stream=is_stream)
+    assert http.post("/v1/chat/completions", json=asked).status_code == 200
+
+    def new() -> list[int]:
+        return [size for name, size in kept_bytes(stores["cache"], "v1:entry:*").items() if name not in before]
+
+    assert eventually(new)
+    (size,) = new()
+    alone, each = costs.ENTRY_BYTES[kind]
+    assert size == pytest.approx(alone + each * tokens, rel=0.25)
+
+
+@pytest.mark.parametrize("tokens", [50, 2_000])
+def test_a_finished_job_takes_what_the_table_says(http: httpx2.Client, stores: dict[str, Valkey], tokens: int) -> None:
+    asked = {"endpoint": "/v1/chat/completions", "body": chat(f"{next(NUMBERS)} [[sim tokens={tokens}]]")}
+    accepted = http.post("/v1/jobs", json=asked)
+    assert http.get(f"{accepted.headers['location']}?wait=30").json()["state"] == "succeeded"
+    size = sum(kept_bytes(stores["state"], f"*{accepted.json()['id']}*").values())
+    alone, each = costs.JOB_BYTES
+    indexes = 700  # its places in the lists of all, and of its tenant's, and of its end
+    assert size + indexes == pytest.approx(alone + each * tokens, rel=0.25)
 
 
 def established(port: int) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterable
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600 if chaos.IS_LONG else 120)]
+pytestmark = [pytest.mark.chaos, pytest.mark.measured, pytest.mark.timeout(600 if chaos.IS_LONG else 120)]
 CUTS = chaos.times(60, 300)
 AT_ONCE = chaos.times(4, 8)
 CANCELLED_WITHIN_S = 0.5

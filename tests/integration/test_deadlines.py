@@ -14,7 +14,7 @@ from simulator.attempts import prompt_hash
 from support import chaos
 from support.platform import Platform, chat, eventually
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.measured]
 BUDGET_S = 2.0
 STILL_ALIVE_S = 0.5
 ON_THE_WIRE_S = 0.25

@@ -15,7 +15,7 @@ from support.wire import Wire
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.measured]
 CANCELLED_WITHIN_S = 0.5
 
 

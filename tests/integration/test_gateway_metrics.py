@@ -12,7 +12,8 @@ import pytest
 from redis import Redis
 from starlette.applications import Starlette
 
-from common.http_guard import Door, guarded
+from common.guard.door import Door
+from common.guard.protocol import guarded
 from common.telemetry.refusals import Refusals
 from support.governed import governed, limited_key
 from support.platform import BOUND_S, Platform, chat, eventually

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from common.http_guard import Door, guarded
+from common.guard.door import Door
+from common.guard.protocol import guarded
 from support.server import running
 
 if TYPE_CHECKING:
@@ -18,13 +20,16 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+pytestmark = pytest.mark.measured  # its patience is tenths of a second
 BOUND_S = 10
 HEAD = b"GET /echo HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST /echo HTTP/1.1\r\nHost: a\r\n"
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Says what arrived. `/deaf` answers without reading the body, `/mute` reads and answers nothing."""
+    """Says what arrived. `/deaf` answers without reading the body, `/mute` reads and answers nothing, `/stream` does
+    not say how long its answer is.
+    """
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -41,6 +46,11 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         more = message.get("more_body", False)
     if scope["path"] == "/mute":
         await receive()
+        return
+    if scope["path"] == "/stream":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one,", "more_body": True})
+        await send({"type": "http.response.body", "body": b"two"})
         return
     headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in scope["headers"]]
     told = {"path": scope["path"], "client": scope["client"][0], "headers": headers, "body": body.decode("latin-1")}
@@ -163,8 +173,19 @@ REFUSED = {
     "15 TRACE": (b"TRACE /echo HTTP/1.1\r\nHost: a\r\n\r\n", 405),
     "17 a websocket": (HEAD + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: eA==\r\n\r\n", 426),
     "16 an upgrade with a body": (POST + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\n{}", 426),
-    "18 a chunk size of 64 bits": (POST + CHUNKED + b"\r\nffffffffffffffffff\r\n", 400),
-    "a method that is none": (b"FROB /echo HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "18 a chunk size of more than 64 bits": (POST + CHUNKED + b"\r\nffffffffffffffffff\r\n", 400),
+    "18 a chunk size of 64 bits": (POST + CHUNKED + b"\r\nffffffffffffffff\r\n", 413),
+    "18 the same with a part of it": (POST + CHUNKED + b"\r\n80000000;a=b\r\nabc\r\ndef", 413),
+    "18 the same behind another": (POST + CHUNKED + b"\r\n1\r\na\r\nfffffffffff\r\n", 413),
+    "two keys": (HEAD + b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n", 400),
+    "a key twice": (HEAD + b"Authorization: Bearer a\r\nauthorization: Bearer a\r\n\r\n", 400),
+    "two types": (POST + b"Content-Type: application/json\r\nContent-Type: text/plain\r\n\r\n", 400),
+    "two keys of one run": (POST + b"Idempotency-Key: a\r\nIdempotency-Key: b\r\n\r\n", 400),
+    "chunks over HTTP/1.0": (b"POST /echo HTTP/1.0\r\nHost: a\r\n" + CHUNKED + b"\r\n0\r\n\r\n", 400),
+    "a method that nobody knows": (b"FROB /echo HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    "a method in lower case": (b"get /echo HTTP/1.1\r\nHost: a\r\n\r\n", 405),
+    "a bad head behind a good one": (HEAD + b"\r\n{ }" + HEAD + b"\r\n", 400),
+    "no method at all": (b"nonsense\r\n\r\n", 400),
     "a path that is no ASCII": (b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "a NUL in a header": (HEAD + b"X-A: a\x00b\r\n\r\n", 400),
 }
@@ -184,6 +205,7 @@ def test_a_bad_request_is_refused_in_the_one_shape_and_the_connection_closed(
 
 
 PASSED = {
+    "18 chunks that look like sizes": POST + CHUNKED + b"\r\n14\r\n\r\nffffffffffffffff\r\n\r\n0\r\n\r\n",
     "a Host with a port": b"GET /echo HTTP/1.1\r\nHost: a.b-c_d:8080\r\n\r\n",
     "a Host that is an address": b"GET /echo HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
     "11 absolute URI to this host": b"GET http://A/echo HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -194,6 +216,67 @@ PASSED = {
     "23 Connection: authorization": HEAD + b"Authorization: Bearer x\r\nConnection: authorization\r\n\r\n",
     "63 many ranges": HEAD + b"Range: bytes=" + b"0-0," * 2_000 + b"1-1\r\nAccept: ;q\r\n\r\n",
 }
+
+
+def test_a_header_that_stands_twice_is_named(url: str) -> None:
+    answer = talk(url, HEAD + b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n")
+    assert refused(answer)["param"] == "Authorization"
+
+
+def test_a_method_that_is_not_served_comes_with_those_that_are(url: str) -> None:
+    for method in (b"FROB", b"TRACE"):
+        assert b"\r\nallow: GET, HEAD, POST, " in talk(url, method + b" /echo HTTP/1.1\r\nHost: a\r\n\r\n")
+
+
+def until_the_end(url: str, data: bytes) -> tuple[bytes, bytes]:
+    """The head of the answer, and all that comes until the server closes."""
+    with connect(url) as wire:
+        wire.sendall(data)
+        said = b"".join(iter(lambda: wire.recv(65_536), b""))
+    head, _, body = said.partition(b"\r\n\r\n")
+    return head.lower(), body
+
+
+@pytest.mark.parametrize("further", [b"", b"Connection: keep-alive\r\n"])
+def test_a_client_of_http_1_0_gets_no_chunks_and_the_end_of_the_connection_ends_the_body(
+    url: str, further: bytes
+) -> None:
+    head, body = until_the_end(url, b"GET /stream HTTP/1.0\r\nHost: a\r\n" + further + b"\r\n")
+    assert (status_of(head), body) == (200, b"one,two")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+
+
+def test_a_client_of_http_1_0_reads_a_body_by_its_length_and_hears_no_100(url: str) -> None:
+    post = b"POST /echo HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}"
+    head, body = until_the_end(url, post)
+    assert status_of(head) == 200
+    assert b"content-length: %d\r\n" % len(body) in head
+    assert json.loads(body)["body"] == "{}"
+
+
+@pytest.mark.parametrize("before", [b"", HEAD + b"\r\n"], ids=["a new connection", "a kept one"])
+@pytest.mark.parametrize("rest", [b"\r\n", b""], ids=["the rest comes", "nothing comes"])
+def test_a_head_that_is_under_way_when_the_server_stops_is_answered_or_told_that_it_is_late(
+    before: bytes, rest: bytes
+) -> None:
+    with contextlib.ExitStack() as server, ThreadPoolExecutor(1) as pool:
+        door = Door(header_timeout_s=0.3 if not rest else 10)
+        url = server.enter_context(served(door, timeout_graceful_shutdown=BOUND_S))
+        with connect(url) as wire, connect(url) as idle:
+            for kept in (idle, wire) if before else (idle,):
+                kept.sendall(HEAD + b"\r\n")
+                assert status_of(heard(kept)) == 200
+            wire.sendall(HEAD[:-1])
+            assert status_of(talk(url, HEAD + b"\r\n")) == 200  # what was sent before it has been read
+            stopped = pool.submit(server.close)
+            assert is_closed(idle)  # every connection knows by now
+            wire.sendall(HEAD[-1:] + rest if rest else b"")
+            answer = heard(wire)
+            assert status_of(answer) == (200 if rest else 408)
+            assert b"connection: close" in answer.lower()
+            assert is_closed(wire)
+            stopped.result(BOUND_S)
 
 
 @pytest.mark.parametrize("data", PASSED.values(), ids=PASSED)
@@ -210,6 +293,22 @@ def test_16_an_upgrade_that_is_none_is_ignored_and_the_connection_closed(url: st
         assert echoed(answer)["path"] == "/echo"
         assert b"connection: close" in answer.lower()
         assert is_closed(wire)
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/a%2fb", "/a%2fb"),
+        ("/%61", "/%61"),
+        ("/free/a%2Fb%20c", "/free/a/b c"),
+        ("/freed%2f", "/freed%2f"),
+        ("/a?b=%2f", "/a"),
+    ],
+)
+def test_22_a_path_is_what_it_says_but_where_it_may_hold_anything(target: str, path: str) -> None:
+    with served(Door(decoded_below=(b"/free/",))) as url:
+        told = echoed(talk(url, f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode()))
+    assert told["path"] == path
 
 
 def test_19_what_stands_in_trailers_is_ignored(url: str) -> None:

@@ -132,9 +132,9 @@ def test_the_owners_client_leaves_and_the_run_goes_on_for_those_who_wait(
 def test_a_streams_owner_leaves_and_the_run_goes_on_for_those_who_wait(
     stack: Platform, prompt: str, threads: concurrent.futures.ThreadPoolExecutor
 ) -> None:
-    body = chat(f"{prompt} [[sim ttft_ms=50 itl_ms=50 tokens=20]]", stream=True)
+    body = chat(f"{prompt} [[sim ttft_ms=50 itl_ms=50 tokens=60]]", stream=True)
     sender = Sender(stack, body, prompt.replace(" ", "_"))
-    leaving = threads.submit(leave_after, sender, 0.6)
+    leaving = threads.submit(leave_after, sender, 0.6, silence_s=BOUND_S)
     sender.first_has_begun()
     answer = sender.send()
     leaving.result()
@@ -149,7 +149,7 @@ def test_nobody_waits_so_the_run_is_cancelled_and_a_retry_runs_anew(
 ) -> None:
     body = chat(f"{prompt} [[sim ttft_ms=50 how=stall cut_after=1 times=1]]", stream=is_stream)
     sender = Sender(stack, body, prompt.replace(" ", "_"))
-    leave_after(sender, 0.5)
+    leave_after(sender, 1)
     assert eventually(lambda: sender.runs()[0]["cancelled"] or sender.runs()[0]["finished"])
     answer = sender.send()
     assert answer.status_code == 200
@@ -251,13 +251,13 @@ def test_an_answer_too_large_to_keep_is_never_made_again(state_store: Valkey, ca
         assert len(sender.runs()) == 1
 
 
-def leave_after(sender: Sender, seconds: float) -> None:
-    """Send, and hang up while the answer is not whole."""
+def leave_after(sender: Sender, seconds: float, *, silence_s: float = 0) -> None:
+    """Send, and hang up while the answer is not whole; with `silence_s`, once its stream has begun."""
     leaving = time.monotonic() + seconds
     with (
         contextlib.suppress(httpx2.ReadTimeout),
         sender.stack.http(**{"idempotency-key": sender.key}) as http,
-        http.stream("POST", ROUTE, json=sender.body, timeout=seconds) as response,
+        http.stream("POST", ROUTE, json=sender.body, timeout=silence_s or seconds) as response,
     ):
         for _ in response.iter_raw():
             if time.monotonic() > leaving:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.chaos
 ROUTE = "/v1/chat/completions"
 DUPLICATES = 200
-LEASE_S = 1.5
+LEASE_S = 2.5
+"""One renewal may be missed on a busy machine: they come each third of it, and a store that was late rests 1 s."""
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ async def test_a_replica_is_killed_and_every_surviving_caller_gets_the_same_answ
 ) -> None:
     with replicas(stack, 3, logs=tmp_path, idempotency_lease_s=LEASE_S) as running:
         victim, *survivors = running
-        duplicates = Duplicates(stack, chat(f"{prompt} [[sim ttft_ms=2500]]"), prompt.replace(" ", "_"))
+        duplicates = Duplicates(stack, chat(f"{prompt} [[sim ttft_ms=3500]]"), prompt.replace(" ", "_"))
         owner = victim if is_owner else survivors[0]
         first = asyncio.create_task(duplicates.send_all([owner], 1))
         await asyncio.to_thread(eventually, lambda: any(run["prompt"] for run in duplicates.runs()))
@@ -122,7 +123,7 @@ async def test_the_owners_client_leaves_while_another_replica_waits(
 async def test_a_frozen_owner_loses_its_record_and_its_own_callers_get_the_new_owners_answer(
     stack: Platform, three: list[Replica], prompt: str
 ) -> None:
-    body = chat(f"{prompt} [[sim ttft_ms=4000 times=1]]")
+    body = chat(f"{prompt} [[sim ttft_ms=5000 times=1]]")
     duplicates = Duplicates(stack, body, prompt.replace(" ", "_"))
     first = asyncio.create_task(duplicates.send_all(three[:1], 1))
     await asyncio.to_thread(eventually, lambda: any(run["prompt"] for run in duplicates.runs()))

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from redis.asyncio import Redis
 
+from common.stores import is_reachable
 from gateway.caching.sealing import Sealer
+from gateway.errors import StoreUnavailableError
 from gateway.idempotency.records import PREFIX, Keeping, Records
+from gateway.store_breaker import StoreBreaker
 from support.clock import Clock
 
 if TYPE_CHECKING:
@@ -28,6 +31,10 @@ KEEPING = Keeping(lease_s=30, keep_s=1_000, max_answer_bytes=2_000, tenant_bytes
 NAMES = st.sampled_from([f"{tenant}{number}" for tenant in ("alice", "bob") for number in range(3)])
 OWNERS = st.sampled_from(["one", "two", "three"])
 BODIES = st.sampled_from(["this body", "that body"])
+
+
+def breaker_of(store: Redis) -> StoreBreaker:
+    return StoreBreaker(lambda: is_reachable(store))
 
 
 def tenant_of(name: str) -> str:
@@ -60,7 +67,11 @@ class RecordMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.store = Redis.from_url(self.store_url)
         self.records = Records(
-            self.store, Sealer("a-secret-of-the-gateway"), KEEPING, store_clock=lambda: round(self.clock.now * 1000)
+            self.store,
+            Sealer("a-secret-of-the-gateway"),
+            KEEPING,
+            breaker=breaker_of(self.store),
+            store_clock=lambda: round(self.clock.now * 1000),
         )
         self.model: dict[str, Model] = {}
         self.order: list[tuple[str, int, float]] = []
@@ -182,7 +193,7 @@ def test_the_scripts_do_what_the_model_says(state_store: Valkey) -> None:
 
 async def test_every_key_of_a_record_ends_by_itself(state_store: Valkey) -> None:
     async with Redis.from_url(state_store.url.replace("/0", "/8")) as store:
-        records = Records(store, Sealer("a-secret-of-the-gateway"), KEEPING)
+        records = Records(store, Sealer("a-secret-of-the-gateway"), KEEPING, breaker=breaker_of(store))
         assert (await records.claim("a", owner="one", tenant="alice", body="b")).outcome == "claimed"
         assert 0 < await store.pttl(PREFIX + "record:a") <= 2 * KEEPING.lease_s * 1000
         assert await records.finish("a", owner="one", tenant="alice", answer=b"yes")
@@ -192,3 +203,29 @@ async def test_every_key_of_a_record_ends_by_itself(state_store: Valkey) -> None
         assert isinstance(sealed, bytes)
         assert b"yes" not in sealed
         await store.flushdb()
+
+
+async def test_a_store_that_is_away_is_left_alone_by_all_who_ask_it_and_one_that_refuses_is_not(
+    state_store: Valkey,
+) -> None:
+    async with Redis.from_url(state_store.url.replace("/0", "/8")) as store:
+        breaker = breaker_of(store)
+        records = Records(store, Sealer("a-secret-of-the-gateway"), KEEPING, breaker=breaker)
+        await store.rpush(PREFIX + "record:a", "no record")
+        with pytest.raises(StoreUnavailableError) as refused:
+            await records.claim("a", owner="one", tenant="alice", body="b")
+        assert refused.value.reason == "ResponseError"
+        assert not breaker.is_open, "keys can be read"
+        await store.flushdb()
+        breaker.trip("a key could not be read")
+        with pytest.raises(StoreUnavailableError) as refused:
+            await records.claim("a", owner="one", tenant="alice", body="b")
+        assert refused.value.reason == "resting"
+        await breaker.close()
+    async with Redis.from_url("redis://127.0.0.1:9/0") as nobody:
+        breaker = breaker_of(nobody)
+        records = Records(nobody, Sealer("a-secret-of-the-gateway"), KEEPING, breaker=breaker)
+        with pytest.raises(StoreUnavailableError):
+            await records.claim("a", owner="one", tenant="alice", body="b")
+        assert breaker.is_open
+        await breaker.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from support.inference_service import Service, inference_service
 from support.instruments import Instruments
 from support.load import SIGNER
 from support.platform import BOUND_S, SECRETS, eventually
+from support.ports import free_port
 from support.server import running
 from support.upstreams import Switched, switched
 
@@ -165,9 +165,7 @@ def test_an_operation_that_fails_is_measured_with_the_reason(one: Switched, serv
 
 
 def test_an_open_breaker_is_seen_with_the_target_that_it_ejects(serving: Callable[..., Service]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]  # nobody listens there in a moment
-    service = serving(models_yaml(model(target("away", base_url=f"http://127.0.0.1:{port}/v1"))))
+    service = serving(models_yaml(model(target("away", base_url=f"http://127.0.0.1:{free_port()}/v1"))))
     state = of("sim-small", "away")
     assert service.instruments.value("spillway.breaker.state", state) == 0
     while service.instruments.value("spillway.breaker.opened", state) == 0:

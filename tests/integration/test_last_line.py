@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 
 import httpx2
 
-from support.platform import eventually
+from support.platform import TLS, eventually
+from support.ports import free_port
 
 BOUND_S = 30
 
 
 def test_a_stop_writes_the_last_line_and_is_no_failure() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     settings = {
         "CACHE_PORT": str(port),
         "CACHE_STORE_URL": "redis://127.0.0.1:1",
@@ -39,6 +38,6 @@ def test_a_stop_writes_the_last_line_and_is_no_failure() -> None:
 
 def answers(url: str) -> bool:
     try:
-        return httpx2.get(url, trust_env=False).status_code == httpx2.codes.OK
+        return httpx2.get(url, verify=TLS, trust_env=False).status_code == httpx2.codes.OK
     except httpx2.TransportError:
         return False

@@ -155,6 +155,15 @@ def test_more_than_was_reserved_is_owed(scripts: Scripts) -> None:
     assert scripts.admit(unique("c"), [claim(scripts, limits, 1)]).is_admitted
 
 
+def test_what_takes_no_tokens_is_not_refused_for_those_of_others(scripts: Scripts) -> None:
+    limits = Limits(tokens_per_minute=60)
+    one, call = claim(scripts, limits, 1), unique("c")
+    scripts.admit(call, [one])
+    scripts.settle(call, [one], [(0, 90 * SECOND, 0)])
+    assert scripts.admit(unique("c"), [claim(scripts, limits, 0)]).is_admitted
+    assert not scripts.admit(unique("c"), [claim(scripts, limits, 1)]).is_admitted
+
+
 def test_a_budget_ends_and_the_next_day_begins_anew(scripts: Scripts) -> None:
     one = claim(scripts, Limits(budget_usd_per_day=1.0))
     assert scripts.admit(unique("c"), [one], cost=700_000).is_admitted
@@ -229,7 +238,7 @@ class Bucket:
         limits, bits = self.limits, 0
         if limits.requests_per_minute is not None and self.requests + claim.request_us > MINUTE_US:
             bits |= REQUESTS
-        if limits.tokens_per_minute is not None and self.tokens + claim.tokens_us > MINUTE_US:
+        if claim.tokens_us > 0 and self.tokens + claim.tokens_us > MINUTE_US:  # who takes none is refused for none
             bits |= TOKENS
         self.leases = {call: end for call, end in self.leases.items() if end > now}
         if limits.max_concurrency is not None and len(self.leases) >= limits.max_concurrency:

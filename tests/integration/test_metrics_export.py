@@ -16,7 +16,7 @@ from common.telemetry import metrics, traces
 from support.cache_process import cache_process
 from support.otlp_metrics import MetricsSink
 from support.platform import eventually
-from support.prometheus import free_port
+from support.ports import free_port
 from support.raw_server import talking
 from support.server import running
 

@@ -8,7 +8,7 @@ import subprocess
 
 from common.telemetry.metrics_page import MetricsPage
 from support.cache_process import BOUND_S, COMMAND, cache_process, environment
-from support.prometheus import free_port
+from support.ports import free_port
 from support.readings import scrape
 
 

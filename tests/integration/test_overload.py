@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ import httpx2
 import pytest
 
 from support.platform import BOUND_S, Platform, chat, eventually, platform
+from support.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from support.valkey import Valkey
 
+pytestmark = pytest.mark.measured
 ROUTE = "/v1/chat/completions"
 SLOTS = 4
 
@@ -128,8 +131,13 @@ async def test_batch_gives_way_and_a_bad_priority_is_a_400(small: Platform, prom
 def test_bodies_in_flight_are_bounded_before_any_is_read(state_store: Valkey, cache_store: Valkey, prompt: str) -> None:
     bounded = {"max_body_bytes_in_flight": 1024 * 1024}
     with platform(state_store.url, cache_store.url, of_gateway=bounded) as stack, stack.http() as http:
-        answer = http.post(ROUTE, json=chat("x" * 1024 * 1024))
+        with contextlib.closing(Wire(stack, chat("[[sim ttft_ms=60000]]" + "x" * 600_000))):
+            eventually(stack.last_attempt)
+            answer = http.post(ROUTE, json=chat("x" * 600_000))
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "overloaded")
         assert answer.headers["x-spillway-decision"] == "refused=bodies; limit_of=platform"
+        never = http.post(ROUTE, json=chat("x" * 1024 * 1024))
+        assert (never.status_code, "retry-after" in never.headers) == (413, False)
+        eventually(lambda: stack.in_flight() == 0)
         assert http.post(ROUTE, json=chat(prompt)).status_code == 200
         assert http.get("/health").status_code == 200

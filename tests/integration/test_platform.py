@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
 
-from support.platform import ADMIN_KEY, MODEL, Platform, chat, eventually
+from support.platform import ADMIN_KEY, BOUND_S, MODEL, Platform, chat, eventually
 
 if TYPE_CHECKING:
     import httpx2
@@ -33,6 +36,22 @@ def test_a_streamed_answer_is_the_same_text_as_the_whole_one(sdk: OpenAI, prompt
 def test_several_choices_are_streamed_to_the_end_of_each(sdk: OpenAI, prompt: str) -> None:
     chunks = list(ask(sdk, prompt, stream=True, n=3))
     assert {choice.index for chunk in chunks for choice in chunk.choices if choice.finish_reason} == {0, 1, 2}
+
+
+def test_a_client_of_http_1_0_gets_a_stream_as_it_is(stack: Platform, prompt: str) -> None:
+    url = urlsplit(stack.gateway)
+    body = json.dumps(chat(f"{prompt} [[sim tokens=5]]", stream=True)).encode()
+    with socket.create_connection((url.hostname, url.port), BOUND_S) as wire:
+        wire.sendall(
+            b"POST /v1/chat/completions HTTP/1.0\r\nHost: a\r\nAuthorization: Bearer %b\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (stack.key.encode(), len(body), body)
+        )
+        head, _, events = b"".join(iter(lambda: wire.recv(65_536), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"transfer-encoding" not in head.lower()
+    assert events.startswith(b"data: {")
+    assert events.endswith(b"data: [DONE]\n\n")
+    assert events.count(b"\n\n") == 6  # five tokens, and the end
 
 
 def test_embeddings_are_the_upstreams(sdk: OpenAI) -> None:
@@ -132,6 +151,33 @@ def test_a_prompt_is_answered_by_the_simplest_door_and_again_from_the_cache(
     shared = http.post("/v1/chat/completions", json=chat(prompt))
     assert shared.headers["x-cache"] == "hit"
     assert shared.json()["choices"][0]["message"]["content"] == first.json()["result"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"n": 2}, "n"),
+        ({"messages": [{"role": "user", "content": "hi"}]}, "messages"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"logprobs": True}, "logprobs"),
+        ({"stream": True}, "stream"),
+    ],
+)
+def test_the_simplest_door_refuses_what_it_has_no_answer_for(
+    stack: Platform, http: httpx2.Client, prompt: str, change: dict[str, Any], param: str
+) -> None:
+    before = stack.last_attempt()
+    for asked in ({}, {"prefer": "respond-async"}):
+        answer = http.post("/generate", json={"prompt": prompt} | change, headers=asked)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"], error["code"]) == (400, param, "unsupported_parameter")
+    assert stack.last_attempt() == before
+
+
+@pytest.mark.parametrize("patience", ["inf", "nan", "-5", "0"])
+def test_a_patience_that_is_none_is_refused(http: httpx2.Client, prompt: str, patience: str) -> None:
+    answer = http.post("/v1/chat/completions", json=chat(prompt), headers={"x-request-timeout-ms": patience})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "x-request-timeout-ms")
 
 
 @pytest.fixture

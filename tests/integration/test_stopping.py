@@ -21,6 +21,7 @@ from common.settings import ServiceSettings
 from simulator.settings import SimulatorSettings
 from support.load import SIGNER
 from support.platform import BOUND_S, SECRETS, chat, eventually
+from support.ports import free_port
 from support.server import running
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ def inference(upstream: str) -> Iterator[Callable[..., Inference]]:
     with contextlib.ExitStack() as stack:
 
         def start(**settings: float) -> Inference:
-            with socket.create_server(("127.0.0.1", 0)) as listener:
-                port = listener.getsockname()[1]
+            port = free_port()
             known = {"port": port, "hop_secret": SECRETS["inference_hop_secret"], "upstream_api_key": "sk-none"}
             known |= {"upstream_base_url": f"{upstream}/v1", "max_lag_s": 60, "drain_timeout_s": 10}
             variables = {f"INFERENCE_{name.upper()}": str(value) for name, value in (known | settings).items()}

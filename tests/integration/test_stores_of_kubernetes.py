@@ -12,7 +12,7 @@ from redis.exceptions import ConnectionError as NotThereError
 
 from devstack.stores import STORES, binary
 from support.kustomization import K8S
-from support.prometheus import free_port
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from support.platform import eventually
-from support.prometheus import free_port
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -9,6 +9,8 @@ import threading
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from common.background import end
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -28,49 +30,61 @@ class FaultyProxy:
     def __init__(self, target: str) -> None:
         url = urlsplit(target)
         self._target = (url.hostname, url.port)
+        self._connections: set[asyncio.Task[None]] = set()
         self.fault: Fault = "none"
         self.requests = 0
         """Chunks of requests that came in, roughly the number of requests."""
         self.url = ""
 
-    async def serve(self, stopping: asyncio.Event, started: threading.Event) -> None:
+    async def serve(self, started: threading.Event) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         started.set()
-        await stopping.wait()
+        await self._stopping.wait()
         server.close()
+        await end(*self._connections)
 
-    async def _connection(  # noqa: C901  # one case a fault
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        with contextlib.ExitStack() as closing:
+            closing.callback(self._connections.discard, task)
+            closing.callback(writer.close)
+            # Cancelled when the proxy stops; asyncio would log that as an error (Python 3.11).
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                back, upstream = await asyncio.open_connection(*self._target)
+                closing.callback(upstream.close)
+                closing.callback(asyncio.create_task(self._answers(back, writer)).cancel)
+                await self._questions(reader, writer, upstream)
+
+    async def _questions(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upstream: asyncio.StreamWriter
     ) -> None:
-        upstream = None
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            back, upstream = await asyncio.open_connection(*self._target)
-            answering = asyncio.create_task(self._answers(back, writer))
-            while data := await reader.read(65_536):
-                self.requests += 1
-                match self.fault:
-                    case "none":
-                        upstream.write(data)
-                    case "slow":
-                        await asyncio.sleep(SLOW_S)
-                        upstream.write(data)
-                    case "dead":
-                        break
-                    case "500":
-                        writer.write(_CANNED["500"])
-                    case "garbage":
-                        writer.write(os.urandom(200))
-                    case "truncated":
-                        writer.write(_CANNED["truncated"])
-                        await writer.drain()
-                        break
-                    case "frozen":
-                        pass
-            answering.cancel()
-        for stream in (writer, upstream):
-            if stream is not None:
-                stream.close()
+        while data := await reader.read(65_536):
+            self.requests += 1
+            match self.fault:
+                case "none":
+                    upstream.write(data)
+                case "slow":
+                    await asyncio.sleep(SLOW_S)
+                    upstream.write(data)
+                case "dead":
+                    return
+                case "500":
+                    writer.write(_CANNED["500"])
+                case "garbage":
+                    writer.write(os.urandom(200))
+                case "truncated":
+                    writer.write(_CANNED["truncated"])
+                    await writer.drain()
+                    return
+                case "frozen":
+                    pass
 
     async def _answers(self, back: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -84,21 +98,11 @@ class FaultyProxy:
 def faulty_proxy(target: str) -> Iterator[FaultyProxy]:
     proxy = FaultyProxy(target)
     started = threading.Event()
-    loop = asyncio.new_event_loop()
-    stopping = asyncio.Event()
-
-    def run() -> None:
-        loop.run_until_complete(proxy.serve(stopping, started))
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
-
-    thread = threading.Thread(target=run, name="faulty-proxy")
+    thread = threading.Thread(target=lambda: asyncio.run(proxy.serve(started)), name="faulty-proxy")
     thread.start()
-    started.wait(_BOUND_S)
+    assert started.wait(_BOUND_S)
     try:
         yield proxy
     finally:
-        loop.call_soon_threadsafe(stopping.set)
+        proxy.stop()
         thread.join(_BOUND_S)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Self
 
 from support.cluster_service import ClusterService, until
 from support.platform import ADMIN_KEY, JOBS_SEAL_SECRET, MODEL, SECRETS, UPSTREAM_KEY
+from support.ports import free_port
 from support.valkey import valkey
 
 MODULES = {"gateway": "gateway", "inference": "inference", "cache": "cache", "jobs": "jobs", "worker": "jobs.worker"}
@@ -100,7 +100,7 @@ class Fleet:
             store = self._stack.enter_context(valkey(name, directory))
             self.stores[name] = store.url
             self.pids[f"valkey-{name}"] = store._pid
-        self._simulator_port = _free_port()
+        self._simulator_port = free_port()
         environment = {"SIMULATOR_PORT": str(self._simulator_port), "SIMULATOR_API_KEY": UPSTREAM_KEY}
         self.pids["simulator"] = self._run("simulator", "simulator", environment).pid
         for service in self.services.values():
@@ -116,7 +116,7 @@ class Fleet:
             raise AssertionError(f"{member.tier} is not ready: {self.log_of(member.tier)}") from None
 
     def _launch(self, tier: str) -> Member:
-        port = _free_port()
+        port = free_port()
         prefix = f"{tier.upper()}_"
         settings = self._settings(tier) | {"port": port}
         environment = {f"{prefix}{name.upper()}": str(value) for name, value in settings.items()}
@@ -170,12 +170,6 @@ class Fleet:
                 return self._stages | queue | {"hop_secret": SECRETS["jobs_hop_secret"]}
             case _:
                 return queue | {"gateway_url": url["gateway"], "gateway_hop_secret": SECRETS["hop_secret"]}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -6,19 +6,20 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 from pydantic import SecretStr
 
 import simulator.app
 from simulator.settings import SimulatorSettings
 from simulator.transport import SimulatorProtocol
 from support.limits import unique
-from support.platform import ADMIN_KEY, BOUND_S, MODEL, UPSTREAM_KEY, Platform, platform
+from support.platform import ADMIN_KEY, MODEL, UPSTREAM_KEY, Platform, new_key, platform
 from support.server import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    import httpx2
 
 FREE = "sim-unpriced"
 """Nobody knows what it costs."""
@@ -39,7 +40,16 @@ models:
 
 
 @contextlib.contextmanager
-def governed(state_url: str, cache_url: str, limits_url: str, files: Path, **of_gateway: Any) -> Iterator[Platform]:
+def governed(  # noqa: PLR0913  # three stores, a folder, and what differs, by keyword
+    state_url: str,
+    cache_url: str,
+    limits_url: str,
+    files: Path,
+    *,
+    of_jobs: dict[str, Any] | None = None,
+    of_worker: dict[str, Any] | None = None,
+    **of_gateway: Any,
+) -> Iterator[Platform]:
     simulator_app = simulator.app.create_app(SimulatorSettings(api_key=SecretStr(UPSTREAM_KEY)))
     with running(simulator_app, http=SimulatorProtocol, lifespan="off") as url:
         (files / "SIM_KEY").write_text(UPSTREAM_KEY)
@@ -47,7 +57,9 @@ def governed(state_url: str, cache_url: str, limits_url: str, files: Path, **of_
         models.write_text(_MODELS.format(priced=MODEL, free=FREE, url=url, input_usd=INPUT_USD, output_usd=OUTPUT_USD))
         inference = {"models_file": models, "secrets_dir": files, "upstream_base_url": None, "upstream_api_key": None}
         gateway = {"limits_url": limits_url} | of_gateway
-        with platform(state_url, cache_url, of_gateway=gateway, of_inference=inference) as stack:
+        with platform(
+            state_url, cache_url, of_gateway=gateway, of_inference=inference, of_jobs=of_jobs, of_worker=of_worker
+        ) as stack:
             yield replace(stack, simulator=url)
 
 
@@ -80,14 +92,7 @@ class LimitedKey:
 def limited_key(stack: Platform, *, tenant: str | None = None, **fields: Any) -> LimitedKey:
     """Make a key; `fields` as `POST /admin/keys` takes them."""
     tenant = tenant or unique("tenant")
-    with httpx2.Client(base_url=stack.gateway, timeout=BOUND_S, trust_env=False) as client:
-        answer = client.post(
-            "/admin/keys",
-            json={"tenant": tenant, "name": "a test's", **fields},
-            headers={"authorization": f"Bearer {ADMIN_KEY}"},
-        )
-    answer.raise_for_status()
-    made = answer.json()
+    made = new_key(stack.gateway, tenant=tenant, **fields)
     return LimitedKey(stack, tenant, made["id"], made["key"])
 
 

@@ -14,7 +14,7 @@ from common.identity import HopIdentity
 from inference.settings import Settings
 from support.instruments import Instruments
 from support.load import SIGNER
-from support.platform import BOUND_S, SECRETS
+from support.platform import BOUND_S, SECRETS, TLS
 from support.server import running
 
 if TYPE_CHECKING:
@@ -38,12 +38,14 @@ class Service:
 
     def get(self, path: str, **headers: str) -> httpx2.Response:
         authorization = {"authorization": SIGNER.authorization(HopIdentity("alice", "k"))}
-        return httpx2.get(self.url + path, headers=authorization | headers, timeout=BOUND_S, trust_env=False)
+        return httpx2.get(
+            self.url + path, headers=authorization | headers, timeout=BOUND_S, verify=TLS, trust_env=False
+        )
 
     def post(self, path: str, body: dict[str, Any], tenant: str = "alice", **headers: str) -> httpx2.Response:
         authorization = {"authorization": SIGNER.authorization(HopIdentity(tenant, "k"))}
         return httpx2.post(
-            self.url + path, json=body, headers=authorization | headers, timeout=BOUND_S, trust_env=False
+            self.url + path, json=body, headers=authorization | headers, timeout=BOUND_S, verify=TLS, trust_env=False
         )
 
     def revision(self) -> str:

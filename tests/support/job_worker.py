@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from support.platform import JOBS_SEAL_SECRET, SECRETS
+from support.ports import free_port
 
 _STOP_S = 10
 
@@ -29,7 +29,7 @@ class WorkerProcess:
             "retry_base_s": 0.1,
             "lease_s": 2,
             "heartbeat_s": 0.5,
-            "port": _free_port(),
+            "port": free_port(),
             "log_level": "error",
         }
         variables = {f"WORKER_{name.upper()}": str(value) for name, value in (known | settings).items()}
@@ -65,10 +65,3 @@ class WorkerProcess:
     def _send(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ _UPPER = {"maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties
 _LOWER = {"minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"}
 _SAME = {"pattern", "format", "multipleOf", "uniqueItems", "propertyNames"}
 _KNOWN = {"type", "anyOf", "enum", "const", "properties", "required", "items", "additionalProperties"}
+_PLACE = re.compile(r"\{[^}]*\}")
 _INFINITE = float("inf")
 
 
@@ -32,7 +34,7 @@ def breaks(old: Schema, new: Schema) -> list[str]:
 
 def _operations(document: Schema) -> dict[str, Schema]:
     return {
-        f"{method.upper()} {path}": _inlined(operation, document)
+        f"{method.upper()} {_PLACE.sub('{}', path)}": _inlined(operation, document)
         for path, item in document["paths"].items()
         for method, operation in item.items()
         if method in _METHODS
@@ -53,7 +55,7 @@ def _inlined(node: Any, document: Schema, within: tuple[str, ...] = ()) -> Any:
 
 
 def _operation(old: Schema, new: Schema) -> Iterator[str]:
-    before, after = ({one["name"]: one for one in side.get("parameters", ())} for side in (old, new))
+    before, after = _parameters(old), _parameters(new)
     yield from (f"parameter {name} is gone" for name in before if name not in after)
     for name, parameter in after.items():
         if parameter.get("required") and not before.get(name, {}).get("required"):
@@ -73,6 +75,14 @@ def _operation(old: Schema, new: Schema) -> Iterator[str]:
             yield from _status(answer, new["responses"][status], f"answer {status}")
         else:
             yield f"answers no {status} any more"
+
+
+def _parameters(operation: Schema) -> dict[str, Schema]:
+    """By name; those of the path by their order, because their names are not on the wire."""
+    listed = operation.get("parameters", ())
+    in_path = [one for one in listed if one.get("in") == "path"]
+    named = {one["name"]: one for one in listed if one not in in_path}
+    return named | {f"{place} of the path": one for place, one in enumerate(in_path)}
 
 
 def _status(old: Schema, new: Schema, where: str) -> Iterator[str]:

@@ -22,20 +22,22 @@ import jobs.app
 import jobs.settings
 import jobs.worker
 import simulator.app
-from common.http_guard import guarded
+from common.guard.protocol import guarded
 from simulator.settings import SimulatorSettings
 from simulator.transport import SimulatorProtocol
 from support.instruments import Instruments
-from support.server import running
+from support.server import Server, running, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from fastapi import FastAPI
     from opentelemetry.metrics import Meter
 
 T = TypeVar("T")
-_TLS = ssl.create_default_context()  # made once: nothing here speaks TLS, and each one costs a client 30 ms
+TLS = ssl.create_default_context()  # made once: nothing here speaks TLS, and each one costs a client 30 ms
 BOUND_S = 10
+_PAUSE_S = 0.005
 NEVER_LATE_S = 60
 """All parts share one process here, and a busy machine makes them late: only tests of overload want to be refused."""
 MODEL = "sim-small"
@@ -74,7 +76,7 @@ class Platform:
         """A plain client of the gateway: no retries, no opinion about bodies."""
         authorization = {"authorization": f"Bearer {key or self.key}"}
         return httpx2.Client(
-            base_url=self.gateway, headers=authorization | headers, timeout=BOUND_S, verify=_TLS, trust_env=False
+            base_url=self.gateway, headers=authorization | headers, timeout=BOUND_S, verify=TLS, trust_env=False
         )
 
     def sdk(self, key: str | None = None, max_retries: int = 0, **settings: Any) -> OpenAI:
@@ -84,7 +86,7 @@ class Platform:
             api_key=key or self.key,
             max_retries=max_retries,
             timeout=settings.pop("timeout", BOUND_S),
-            http_client=httpx2.Client(verify=_TLS, trust_env=False),
+            http_client=httpx2.Client(verify=TLS, trust_env=False),
             **settings,
         )
 
@@ -109,17 +111,18 @@ class Platform:
         return self._attempts()
 
     def _attempts(self, query: str = "") -> list[dict[str, Any]]:
-        answer = httpx2.get(f"{self.simulator}/_sim/requests?{query}", timeout=BOUND_S, verify=_TLS, trust_env=False)
+        answer = httpx2.get(f"{self.simulator}/_sim/requests?{query}", timeout=BOUND_S, verify=TLS, trust_env=False)
         found: list[dict[str, Any]] = answer.json()["requests"]
         return found
 
 
 def eventually(look: Callable[[], T | None], within_s: float = BOUND_S) -> T:
-    """What `look` finds as soon as it finds something; each look is a round trip to a server."""
+    """What `look` finds as soon as it finds something. Between looks those who are waited for have the processor."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if found := look():
             return found
+        time.sleep(_PAUSE_S)
     raise TimeoutError
 
 
@@ -140,13 +143,17 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
 ) -> Iterator[Platform]:
     """Run the parts over these stores; the arguments named `of_` are settings of theirs that differ."""
     instruments = {name: Instruments() for name in ("gateway", "inference", "cache", "jobs", "worker")}
+    servers: list[Server] = []
     with contextlib.ExitStack() as stack:
-        simulator_url = stack.enter_context(
-            running(
-                simulator.app.create_app(SimulatorSettings(api_key=SecretStr(UPSTREAM_KEY))),
-                http=SimulatorProtocol,
-                lifespan="off",
-            )
+
+        def run(app: Any, **uvicorn_kwargs: Any) -> str:
+            servers.append(stack.enter_context(serving(app, **uvicorn_kwargs)))
+            return servers[-1].url
+
+        simulator_url = run(
+            simulator.app.create_app(SimulatorSettings(api_key=SecretStr(UPSTREAM_KEY))),
+            http=SimulatorProtocol,
+            lifespan="off",
         )
         inference_settings: dict[str, Any] = {
             "upstream_base_url": f"{simulator_url}/v1",
@@ -158,25 +165,18 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
             "throttle_ratio": 1_000_000,
             "min_concurrency": 1_000,
         } | (of_inference or {})
-        inference_url = stack.enter_context(
-            running(
-                inference.app.create_app(
-                    inference.settings.Settings(**inference_settings),
-                    meter=instruments["inference"].meter,
-                )
+        inference_url = run(
+            inference.app.create_app(
+                inference.settings.Settings(**inference_settings), meter=instruments["inference"].meter
             )
         )
         cache_settings = cache.settings.Settings(
             store_url=SecretStr(cache_url), hop_secret=SecretStr(SECRETS["cache_hop_secret"])
         )
-        cache_service_url = stack.enter_context(
-            running(cache.app.create_app(cache_settings, meter=instruments["cache"].meter))
-        )
+        cache_service_url = run(cache.app.create_app(cache_settings, meter=instruments["cache"].meter))
         queue = {"state_url": state_url, "seal_secret": JOBS_SEAL_SECRET, "reap_interval_s": 0.1}
         jobs_settings: dict[str, Any] = {**queue, "hop_secret": SECRETS["jobs_hop_secret"]} | (of_jobs or {})
-        jobs_url = stack.enter_context(
-            running(jobs.app.create_app(jobs.settings.Settings(**jobs_settings), meter=instruments["jobs"].meter))
-        )
+        jobs_url = run(jobs.app.create_app(jobs.settings.Settings(**jobs_settings), meter=instruments["jobs"].meter))
         gateway_settings: dict[str, Any] = {
             **SECRETS,
             "state_url": state_url,
@@ -192,16 +192,14 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
         } | (of_gateway or {})
         settings = gateway.settings.Settings(**gateway_settings)
         door = gateway.app.door_of(settings)
-        gateway_url = stack.enter_context(
-            running(
-                gateway.app.create_app(settings, meter=instruments["gateway"].meter),
-                http=guarded(door),
-                proxy_headers=bool(door.trusted_proxies),
-                forwarded_allow_ips=list(door.trusted_proxies),
-            )
+        gateway_url = run(
+            gateway.app.create_app(settings, meter=instruments["gateway"].meter),
+            http=guarded(door),
+            proxy_headers=bool(door.trusted_proxies),
+            forwarded_allow_ips=list(door.trusted_proxies),
         )
         for _ in range(workers):
-            stack.enter_context(worker(state_url, gateway_url, meter=instruments["worker"].meter, **(of_worker or {})))
+            run(_worker(state_url, gateway_url, meter=instruments["worker"].meter, **(of_worker or {})))
         alice, bob = (make_key(gateway_url, tenant) for tenant in ("alice", "bob"))
         yield Platform(
             gateway_url,
@@ -214,11 +212,18 @@ def platform(  # noqa: PLR0913  # two stores, and what differs, by keyword
             gateway_settings,
             instruments,
         )
+        for server in servers:
+            server.leave()
 
 
 @contextlib.contextmanager
-def worker(state_url: str, gateway_url: str, *, meter: Meter | None = None, **settings: Any) -> Iterator[None]:
+def worker(state_url: str, gateway_url: str, **settings: Any) -> Iterator[None]:
     """Run a worker of the platform's jobs."""
+    with running(_worker(state_url, gateway_url, **settings)):
+        yield
+
+
+def _worker(state_url: str, gateway_url: str, *, meter: Meter | None = None, **settings: Any) -> FastAPI:
     known: dict[str, Any] = {
         "state_url": state_url,
         "seal_secret": JOBS_SEAL_SECRET,
@@ -227,19 +232,26 @@ def worker(state_url: str, gateway_url: str, *, meter: Meter | None = None, **se
         "gateway_hop_secret": SECRETS["hop_secret"],
         "retry_base_s": 0.01,
     }
-    with running(jobs.worker.create_app(jobs.settings.WorkerSettings(**(known | settings)), meter=meter)):
-        yield
+    return jobs.worker.create_app(jobs.settings.WorkerSettings(**(known | settings)), meter=meter)
 
 
 def make_key(gateway_url: str, tenant: str) -> str:
-    answer = httpx2.post(
-        f"{gateway_url}/admin/keys",
-        json={"tenant": tenant, "name": "a test's"},
-        headers={"authorization": f"Bearer {ADMIN_KEY}"},
-        timeout=BOUND_S,
-        verify=_TLS,
-        trust_env=False,
-    )
-    answer.raise_for_status()
-    key: str = answer.json()["key"]
-    return key
+    return str(new_key(gateway_url, tenant=tenant)["key"])
+
+
+def new_key(gateway_url: str, *, tenant: str, **fields: Any) -> dict[str, Any]:
+    """A new key with its record; `fields` as `POST /admin/keys` takes them."""
+    asked = {"tenant": tenant, "name": "a test's"} | fields
+    with httpx2.Client(
+        headers={"authorization": f"Bearer {ADMIN_KEY}"}, timeout=BOUND_S, verify=TLS, trust_env=False
+    ) as http:
+
+        def made() -> dict[str, Any] | None:
+            answer = http.post(f"{gateway_url}/admin/keys", json=asked)
+            if answer.status_code == httpx2.codes.SERVICE_UNAVAILABLE:  # a busy machine's store was late
+                return None
+            answer.raise_for_status()
+            found: dict[str, Any] = answer.json()
+            return found
+
+        return eventually(made)

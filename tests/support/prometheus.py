@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from support.platform import eventually
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -102,12 +102,6 @@ def prometheus(pages: Mapping[str, str], directory: Path) -> Iterator[Prometheus
         running.close()
         process.terminate()
         process.wait(_STOP_S)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _is_decided(running: Prometheus, process: subprocess.Popen[bytes]) -> bool:

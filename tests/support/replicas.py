@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import signal
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING
 import httpx2
 from pydantic import SecretStr
 
-from support.platform import Platform, eventually
+from support.platform import TLS, Platform, eventually
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,9 +48,10 @@ def replicas(stack: Platform, count: int, *, logs: Path | None = None, **setting
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "OTEL_"))}
     environment |= {f"GATEWAY_{name.upper()}": _text(value) for name, value in ours.items()}
     with contextlib.ExitStack() as running:
-        started = []
+        started: list[Replica] = []
+        running.callback(_end, started)
         for number in range(count):
-            port = _free_port()
+            port = free_port()
             log = running.enter_context(
                 (Path(os.devnull) if logs is None else logs / f"gateway-{number}.log").open("wb")
             )
@@ -60,10 +61,10 @@ def replicas(stack: Platform, count: int, *, logs: Path | None = None, **setting
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-            running.callback(_end, process)
             started.append(Replica(f"http://127.0.0.1:{port}", process))
-        for replica in started:
-            eventually(functools.partial(_is_ready, replica.url), within_s=_START_S)
+        with httpx2.Client(verify=TLS, trust_env=False) as prober:
+            for replica in started:
+                eventually(functools.partial(_is_ready, prober, replica.url, stack.key), within_s=_START_S)
         yield started
 
 
@@ -71,25 +72,25 @@ def _text(value: object) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _is_ready(url: str) -> bool:
+def _is_ready(prober: httpx2.Client, url: str, key: str) -> bool:
+    """It serves and has looked up the key: on a busy machine the first look-up may miss its time, which is a 503."""
     try:
-        return httpx2.get(f"{url}/readyz", trust_env=False).status_code == httpx2.codes.OK
+        if prober.get(f"{url}/readyz").status_code != httpx2.codes.OK:
+            return False
+        asked = prober.post(f"{url}/generate", json={}, headers={"authorization": f"Bearer {key}"})
     except httpx2.TransportError:
         return False
+    return asked.status_code == httpx2.codes.BAD_REQUEST
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGCONT)
-        process.terminate()
-    try:
-        process.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _end(started: list[Replica]) -> None:
+    """All at once: each takes half a second, mostly of waiting."""
+    left = [replica for replica in started if replica.process.poll() is None]
+    for replica in left:
+        replica.thaw()
+        replica.process.terminate()
+    for replica in left:
+        try:
+            replica.process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            replica.kill()

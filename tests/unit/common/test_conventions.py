@@ -12,7 +12,7 @@ from common.telemetry import conventions
 CHECKOUT = Path(__file__).parents[3]
 OWN_TABLES = ("conventions.py", "metrics.py")
 """How their names end; the others hold a service's instruments, whose names are said once each."""
-NO_SPANS = {"spillway.content", "spillway.transport"}
+NO_SPANS = {"spillway.answer", "spillway.content", "spillway.transport"}
 """Extensions of requests."""
 SOURCES = [
     path

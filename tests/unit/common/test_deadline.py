@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from common.deadline import HOP_RESERVE_S, LEAST_USEFUL_S, Deadline, Patience
-from common.errors import ClientGone, DeadlineExceeded, RateLimited
+from common.deadline import HOP_RESERVE_S, LEAST_USEFUL_S, Deadline, Patience, positive_number
+from common.errors import ClientGone, DeadlineExceeded, InvalidRequest, RateLimited
 from support.asgi import Line
 from support.clock import Clock
 
@@ -130,3 +130,35 @@ async def test_nobody_watches_the_line_once_the_body_is_over(is_gone: bool) -> N
             await body()
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "inf",
+        "-inf",
+        "Infinity",
+        "nan",
+        "-1",
+        "0",
+        "0.0",
+        "",
+        " 5",
+        "5 ",
+        "1_000",
+        "+5",
+        "1e999",
+        "0x10",
+        "five",
+        "\u0665",
+    ],
+)
+def test_a_patience_that_is_no_positive_number_is_refused_by_its_header(text: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        positive_number(text, "x-request-timeout-ms")
+    assert (refused.value.param, refused.value.code) == ("x-request-timeout-ms", "invalid_value")
+
+
+@pytest.mark.parametrize(("text", "value"), [("600", 600), ("0.5", 0.5), ("600.0", 600), ("1e-05", 1e-05)])
+def test_a_patience_is_read_as_clients_write_it(text: str, value: float) -> None:
+    assert positive_number(text, "x-stainless-read-timeout") == value

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -14,8 +13,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from common.errors import Overloaded
 from common.health import Health
 from common.service import frame
-from common.telemetry.edge_spans import ask_for_stable_names
-from support.spans import CALLER, SAMPLED, SPAN, Seen
+from support.spans import CALLER, SAMPLED, SPAN, UNSAMPLED, Seen
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -69,6 +67,19 @@ async def test_it_goes_on_with_the_trace_of_those_it_trusts(authorization: str, 
     assert (answer.json() == CALLER, link_ids(seen) == []) == (is_parent, is_parent)
 
 
+async def test_the_state_of_a_trace_goes_on_with_it() -> None:
+    seen = Seen()
+    await ask(seen, authorization="Bearer ours", tracestate="vendor=1", **SAMPLED)
+    assert seen.span.context.trace_state.to_header() == "vendor=1"
+
+
+async def test_the_unsampled_trace_of_those_it_trusts_goes_on_unrecorded() -> None:
+    seen = Seen()
+    answer = await ask(seen, authorization="Bearer ours", **UNSAMPLED)
+    assert answer.json() == answer.headers["x-trace-id"] == CALLER
+    assert seen.spans == []
+
+
 @pytest.mark.parametrize("traceparent", ["", "nonsense", f"00-{'0' * 32}-{SPAN}-01", f"ff-{CALLER}-{SPAN}-01"])
 async def test_a_malformed_trace_is_none(traceparent: str) -> None:
     seen = Seen()
@@ -84,12 +95,17 @@ async def test_the_span_ends_with_the_request_and_not_with_its_last_byte() -> No
 
 async def test_it_says_what_http_says_and_nothing_that_the_caller_made_up() -> None:
     seen = Seen()
-    await ask(seen)
+    answer = await ask(seen)
     assert (seen.span.name, seen.span.kind) == ("GET /v1/things/{name}", SpanKind.SERVER)
     shown = dict(seen.span.attributes or {})
-    assert (shown["http.route"], shown["http.response.status_code"]) == ("/v1/things/{name}", 200)
     assert "secret" not in str(shown)
     assert "canary" not in str(shown)
+    assert shown == {
+        "http.request.method": "GET", "http.route": "/v1/things/{name}", "http.response.status_code": 200,
+        "url.scheme": "http", "url.path": "/v1/things/a", "network.protocol.version": "1.1",
+        "server.address": "edge", "server.port": 0, "client.address": "127.0.0.1", "client.port": 123,
+        "spillway.request.id": answer.headers["x-request-id"], "spillway.decision.status": 200,
+    }  # fmt: skip
 
 
 async def test_a_fault_of_ours_is_an_error() -> None:
@@ -109,18 +125,6 @@ async def test_health_has_no_spans() -> None:
     seen = Seen()
     await ask(seen, "/livez")
     assert seen.spans == []
-
-
-@pytest.mark.parametrize(
-    ("given", "asked"),
-    [("", "http"), ("gen_ai_latest_experimental", "gen_ai_latest_experimental,http"), ("http/dup", "http")],
-)
-def test_the_names_are_the_stable_ones_whatever_else_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch, given: str, asked: str
-) -> None:
-    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", given)
-    ask_for_stable_names()
-    assert os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] == asked
 
 
 async def test_a_long_path_is_cut() -> None:

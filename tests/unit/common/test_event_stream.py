@@ -2,19 +2,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 
 from common.errors import ClientGone, DeadlineExceeded, ServiceError, UpstreamFailed
 from common.streams import sse
-from common.streams.event_stream import AlreadyToldError, EventStream, relay_chat
+from common.streams.event_stream import AlreadyToldError, ChatRelay, EventStream
 from common.streams.sse import ChatStream
+from common.streams.watchdog import Watchdog
 from support.asgi import Line, http_scope
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Generator
 
 BOUND_S = 5
 TOKEN = sse.event(b'{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}')
@@ -33,7 +34,7 @@ async def chunks_of(*parts: bytes | BaseException) -> AsyncIterator[bytes]:
 async def relayed(*parts: bytes | BaseException) -> tuple[bytes, ServiceError | None]:
     out = b""
     try:
-        async for events in relay_chat(chunks_of(*parts), ChatStream()):
+        async for events in ChatRelay(chunks_of(*parts), ChatStream(), Watchdog(BOUND_S)):
             out += events
     except ServiceError as error:
         return out, error
@@ -117,6 +118,33 @@ async def test_a_stream_that_is_sent_whole_ends_well() -> None:
     assert headers[b"content-type"].startswith(b"text/event-stream")
     assert headers[b"cache-control"] == b"no-cache, no-transform"
     assert headers[b"x-cache"] == b"bypass"
+
+
+class Counted:
+    """Awaits what it is given, and counts how often that is woken."""
+
+    def __init__(self, work: Awaitable[None]) -> None:
+        self._steps = work.__await__()
+        self.wakes = 0
+
+    def __await__(self) -> Generator[Any, None, None]:
+        for step in self._steps:
+            self.wakes += 1
+            yield step
+
+
+async def test_a_chunk_wakes_nothing_of_the_application_around_the_stream() -> None:
+    line, finish = Line(), Finish()
+
+    async def one_by_one() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            await asyncio.sleep(0)
+            yield TOKEN
+
+    application = Counted(EventStream(one_by_one(), finish=finish)(http_scope(), line.receive, line.send))
+    await application
+    assert line.body == TOKEN * 100
+    assert application.wakes < 5
 
 
 async def test_a_stream_that_breaks_says_so_and_ends_abnormally() -> None:

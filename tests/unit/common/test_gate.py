@@ -66,8 +66,20 @@ async def test_refused_work_of_batch_priority_is_a_429() -> None:
 
 async def test_a_large_refused_body_is_not_read() -> None:
     app = App()
+    app.shedder.max_body_bytes = 70_000
+    app.shedder.body_bytes = 1
     line = await ask(app, content_length="70000")
+    assert line.sent[0]["status"] == 503
     assert dict(line.sent[0]["headers"])[b"connection"] == b"close"
+
+
+async def test_a_body_that_fits_at_no_time_is_a_413_and_nobody_is_told_to_come_back() -> None:
+    app = App()
+    line = await ask(app, content_length="1001")
+    headers = dict(line.sent[0]["headers"])
+    assert (line.sent[0]["status"], json.loads(line.body)["error"]["code"]) == (413, "payload_too_large")
+    assert b"retry-after" not in headers
+    assert (app.calls, app.shedder.refused) == (0, 0)
 
 
 @pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/admin/keys"])

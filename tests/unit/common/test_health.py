@@ -62,3 +62,12 @@ def test_draining_ends_readiness_although_every_check_passes() -> None:
 
 def test_a_service_without_checks_is_ready() -> None:
     assert client_of(Health()).get("/readyz").json() == {"status": "ok", "checks": {}}
+
+
+def test_a_prober_may_ask_by_head() -> None:
+    store, health = Store(), Health()
+    health.add_shared("store", store.check)
+    client = client_of(health)
+    assert [client.head(path).status_code for path in ("/health", "/livez", "/readyz")] == [200, 200, 200]
+    health.draining = True
+    assert client.head("/readyz").status_code == 503

@@ -13,7 +13,7 @@ from common import http_client
 from common.telemetry.http_metrics import ClientMetrics, MeasuredCalls
 from common.telemetry.spans import UNTRACED, StoreSpans
 from support.instruments import Instruments
-from support.prometheus import free_port
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 from common.telemetry.client_spans import ClientSpans
@@ -54,6 +54,12 @@ async def test_an_unsampled_callers_trace_goes_on_unrecorded() -> None:
     seen = Seen(ParentBased(ALWAYS_OFF))
     assert await serve(seen, UNSAMPLED) == CALLER
     assert seen.spans == []
+
+
+async def test_a_sampler_that_heeds_no_caller_is_asked() -> None:
+    seen = Seen(ALWAYS_ON)
+    assert await serve(seen, UNSAMPLED) == CALLER
+    assert seen.span.context.trace_flags.sampled
 
 
 @pytest.mark.parametrize("traceparent", ["", "nonsense", f"00-{'0' * 32}-{SPAN}-01", f"ff-{CALLER}-{SPAN}-01"])

@@ -37,20 +37,34 @@ def test_a_burst_into_an_idle_process_is_let_in() -> None:
     assert Process().turn(200) == 200
 
 
-def test_turns_that_stay_long_are_given_125_ms_of_new_work_each() -> None:
+def test_turns_that_stay_long_are_given_125_ms_of_new_work_and_then_one_each() -> None:
     process = Process()
     assert [process.turn(150), process.turn(150)] == [150, 150]  # not yet for 250 ms
     process.clock.advance(0.25)
-    assert [process.turn(200) for _ in range(3)] == [125, 125, 125]
+    assert [process.turn(200) for _ in range(3)] == [125, 1, 1]
 
 
-def test_one_short_turn_ends_it() -> None:
+def test_it_ends_once_nobody_was_refused_for_250_ms() -> None:
     process = Process()
     process.turn(150)
     process.clock.advance(0.25)
     assert process.turn(200) == 125
+    assert process.turn(1) == 1
+    assert process.turn(200) == 1
+    process.clock.advance(0.25)
     assert process.turn(5) == 5
     assert process.turn(200) == 200
+
+
+def test_turns_that_a_neighbour_made_long_do_not_make_them_short() -> None:
+    process = Process()
+    process.turn(10, stolen_s=0.3)
+    process.clock.advance(0.25)
+    process.shedder.begin_turn()
+    process.clock.advance(0.3)
+    assert process.asks() == "turn"
+    process.shedder.end_turn()
+    assert process.turn(60) == 60
 
 
 def test_a_processor_taken_away_by_a_neighbour_counts_less_than_work_of_our_own() -> None:

@@ -14,10 +14,12 @@ import pytest
 
 import gateway.settings
 import jobs.settings
+from cache.flights import LEASE_MS
 from common import stores
 from devstack import capacity, costs
 from devstack.capacity import Load
 from devstack.errors import CommandError
+from gateway.limits import ledger, settling
 
 SCALING = (Path(__file__).parents[3] / "docs" / "scaling.md").read_text()
 _BLOCK = re.compile(r"```text\n\$ \./justw capacity ?(.*)\n((?:.*\n)+?)```\n")
@@ -39,7 +41,8 @@ def row(rate: int) -> str:
     found = needs(Load(requests_per_s=rate))
     replicas = " | ".join(str(found[part].replicas) for part in ("gateway", "inference", "cache"))
     asked = [f"{found[part].calls_per_s:,.0f}, {found[part].replicas}" for part in ("limits store", "cache store")]
-    cores, memory_mb = (sum(getattr(need, name) for need in found.values()) for name in ("cores", "memory_mb"))
+    cores = sum(need.cores for need in found.values())
+    memory_mb = sum(found[part].memory_mb for part in costs.SERVICES)
     connections = f"{found['gateway'].connections:,.0f}"
     return (
         f"| {rate:,} | {replicas} | {cores:,.1f} | {memory_mb / 1024:,.1f} GB | {connections} | {' | '.join(asked)} |"
@@ -123,11 +126,34 @@ def test_a_job_is_accepted_once_and_its_replay_is_a_miss() -> None:
     assert found["worker"].open == 300
 
 
+def test_a_store_holds_what_came_in_for_as_long_as_it_is_kept() -> None:
+    found = needs(Load(requests_per_s=10, hit_ratio=0, stream_share=0, chunks=100, job_share=0.5, keys=10))
+    fixed = {
+        store: costs.STORE_IDLE_MB + found[f"{store} store"].connections * costs.STORE_CONNECTION_KB / 1024
+        for store in costs.STORES
+    }
+    kept = {store: round((found[f"{store} store"].memory_mb - fixed[store]) * 2**20) for store in costs.STORES}
+    assert kept == {
+        "state": 10 * 600 + 5 * 86_400 * 3_000,
+        "limits": 5 * 300 * 100 + 10 * 400 * 240,
+        "cache": 10 * 3_600 * 1_030,
+    }
+    streams = Load(requests_per_s=1, hit_ratio=0, stream_share=1, chunks=900)
+    assert needs(streams)["cache store"].memory_mb > 800
+    too_large = dataclasses.replace(streams, chunks=1_000)
+    assert needs(too_large)["cache store"].memory_mb < 20
+
+
 def test_bounds_of_the_model_are_those_of_the_settings() -> None:
     assert {
         "gateway": gateway.settings.Settings.model_fields["max_concurrency"].default,
         "worker": jobs.settings.WorkerSettings.model_fields["concurrency"].default,
     } == costs.MOST_OPEN
+    of_gateway = {name: field.default for name, field in gateway.settings.Settings.model_fields.items()}
+    assert (of_gateway["entry_ttl_s"], of_gateway["max_entry_bytes"]) == (costs.ENTRY_LIFE_S, costs.MOST_ENTRY_BYTES)
+    assert jobs.settings.Settings.model_fields["keep_s"].default == costs.JOB_LIFE_S
+    assert (ledger.KEPT_S, settling.MARK_LIFE_S) == (costs.USAGE_DAYS * 86_400, costs.MARK_LIFE_S)
+    assert LEASE_MS == costs.FLIGHT_LEFT_S * 1_000
     assert {most for of in costs.STORE_CONNECTIONS.values() for most in of.values()} >= {stores.CONNECTIONS}
 
 

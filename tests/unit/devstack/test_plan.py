@@ -143,7 +143,7 @@ def test_every_service_shows_its_metrics_and_up_says_where() -> None:
     ports_by_name = {name: environment[f"{name.upper()}_METRICS_PORT"] for name in plan.MEASURED}
     assert ports_by_name == {"gateway": "9999", "inference": "9465", "cache": "9466", "jobs": "9467", "worker": "9468"}
     shown = announce.banner(plan.client_environment(environment), environment, 1.0, LocalDir(Path("/l")))
-    assert "gateway :9999  inference :9465  cache :9466  jobs :9467  worker :9468" in shown
+    assert "http://127.0.0.1:PORT/metrics: gateway 9999, inference 9465, cache 9466, jobs 9467, worker 9468" in shown
 
 
 def test_our_own_receiver_of_traces_is_sent_no_metrics_and_a_collector_elsewhere_is() -> None:

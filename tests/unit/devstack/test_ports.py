@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import socket
 
 import pytest
@@ -60,7 +61,22 @@ def test_a_taken_port_is_refused_by_number_and_part() -> None:
         port = listener.getsockname()[1]
 
         with pytest.raises(CommandError, match=f"port {port}, which cache needs, is taken"):
-            ports.refuse_taken({"gateway": ports.find_free(), "cache": port}, ["gateway", "cache"])
+            ports.refuse_taken({"gateway": ports.find_free(), "cache": port}, ["gateway", "cache"], {})
+
+
+def test_who_is_refused_a_port_is_told_what_would_help() -> None:
+    with socket.create_server((ports.HOST, 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(CommandError, match=r"or set CACHE_PORT to another port$"):
+            ports.refuse_taken({"cache": port}, ["cache"], {"CACHE_PORT": str(port)})
+        with pytest.raises(CommandError, match=r"gateway-metrics needs.*SPILLWAY_PORT_OFFSET=\d+ to move") as told:
+            ports.refuse_taken(
+                {"gateway": ports.find_free(), "gateway-metrics": port}, ["gateway"], {"SPILLWAY_PORT_OFFSET": "1100"}
+            )
+    helps = re.search(r"SPILLWAY_PORT_OFFSET=(\d+)", str(told.value))
+    assert helps
+    assert int(helps[1]) > 1100
+    ports.refuse_taken(ports.assign({"SPILLWAY_PORT_OFFSET": helps[1]}), ports.DEFAULTS, {})
 
 
 def test_a_port_is_free_again_at_once_after_its_listener_closed() -> None:
@@ -71,4 +87,4 @@ def test_a_port_is_free_again_at_once_after_its_listener_closed() -> None:
     ):
         port = listener.getsockname()[1]
         accepted.close()  # the server's end closes first, so its address is left in TIME_WAIT
-    ports.refuse_taken({"gateway": port}, ["gateway"])
+    ports.refuse_taken({"gateway": port}, ["gateway"], {})

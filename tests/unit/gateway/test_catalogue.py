@@ -50,6 +50,14 @@ async def test_it_knows_prices_and_sizes(inference: Inference) -> None:
     assert (copy.price("other"), copy.has("other")) == (None, False)
 
 
+async def test_it_says_that_there_is_no_such_model_only_when_it_is_certain(inference: Inference) -> None:
+    assert (inference.copy.lacks("other"), inference.copy.lacks("m")) == (True, False)
+    assert not ModelCatalogue().lacks("other")  # nothing is known yet
+    inference.answer = httpx2.Response(200, content=orjson.dumps({"revision": "any-model", "models": {}}))
+    await inference.copy.refresh()
+    assert not inference.copy.lacks("other")  # inference passes any name on
+
+
 async def test_it_asks_with_its_token_and_what_it_has(inference: Inference) -> None:
     inference.answer = httpx2.Response(304)
     await inference.copy.refresh()

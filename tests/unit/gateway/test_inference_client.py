@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from support.clock import Clock
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+BOUND_S = 5
 SECRET = "the-secret-of-inference-0123456789abcdef"
 ALICE = HopIdentity("alice", "key1")
 
@@ -72,11 +74,25 @@ async def test_a_call_goes_on_with_its_identity_its_request_id_and_the_time_that
     assert HopVerifier([SECRET], "inference").verify(request.headers["authorization"]) == ALICE
 
 
-@pytest.mark.parametrize("is_stream", [False, True])
-async def test_silence_before_the_answer_is_bounded_by_what_remains(is_stream: bool) -> None:
+async def test_silence_is_bounded_by_what_remains() -> None:
     inference = Inference(200)
-    await inference.client().send(call(100, is_stream=is_stream))
-    assert inference.requests[0].extensions["timeout"]["read"] == pytest.approx(99.95)
+    await inference.client().send(call(10))
+    assert inference.requests[0].extensions["timeout"]["read"] == pytest.approx(9.95)
+
+
+async def test_silence_before_a_stream_is_bounded_by_what_remains_and_its_chunks_move_no_timer() -> None:
+    asked: list[httpx2.Request] = []
+
+    async def silent(request: httpx2.Request) -> httpx2.Response:
+        asked.append(request)
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    client = httpx2.AsyncClient(transport=httpx2.MockTransport(silent), base_url="http://inference")
+    async with asyncio.timeout(BOUND_S):
+        with pytest.raises(DeadlineExceeded):
+            await InferenceClient(client, HopSigner(SECRET, "inference")).send(call(0.3, is_stream=True))
+    assert [request.extensions["timeout"]["read"] for request in asked] == [None]
 
 
 async def test_connecting_is_tried_twice_within_one_budget() -> None:

@@ -101,14 +101,35 @@ def test_embeddings_take_each_of_openais_inputs(value: Any) -> None:
     check({"model": "m", "input": value}, EmbeddingsRequest)
 
 
+TOO_MANY = "Invalid 'input': at most 2048 items are embedded at once, and these are 2049."
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("", "Invalid 'input': an empty string cannot be embedded."),
+        ([], "Invalid 'input': the array is empty."),
+        (["a"] * 2049, TOO_MANY),
+        ([[1]] * 2049, TOO_MANY),
+        ([1] * 100_001, "Invalid 'input': the items have to be 1 to 100000 token ids."),
+        ([1, "a"], "Invalid 'input': the items have to be 1 to 100000 token ids."),
+        (["a", ""], "Invalid 'input': item 1 has to be a string that is not empty."),
+        (["a", 1], "Invalid 'input': item 1 has to be a string that is not empty."),
+        ([[1], []], "Invalid 'input': item 1 has to be an array of 1 to 100000 token ids."),
+        ([[1], [True]], "Invalid 'input': item 1 has to be an array of 1 to 100000 token ids."),
+        (None, None), (5, None), ({"a": 1}, None), ([None], None), ([1.5], None),
+    ],
+)  # fmt: skip
+def test_an_input_that_cannot_be_embedded_is_refused_with_its_bound(value: Any, message: str | None) -> None:
+    error = refusal({"model": "m", "input": value}, EmbeddingsRequest)
+    assert (error.param, error.code) == ("input", "invalid_value")
+    assert error.message == (message or error.message)
+    assert message is not None or "has to be a string, an array of strings" in error.message
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
-        ({"input": ""}, "input"),
-        ({"input": []}, "input"),
-        ({"input": None}, "input"),
-        ({"input": [[]]}, "input"),
-        ({"input": ["a"] * 2049}, "input"),
         ({"encoding_format": "hex"}, "encoding_format"),
         ({"dimensions": 0}, "dimensions"),
         ({"dimensions": "3"}, "dimensions"),

@@ -80,7 +80,7 @@ async def test_tenants_take_turns() -> None:
     crowd.passed.clear()
     for _ in range(4):
         await crowd.one_leaves()
-    assert crowd.passed == ["alice1", "bob1", "alice2", "alice3"]
+    assert crowd.passed == ["bob1", "alice1", "alice2", "alice3"]
 
 
 async def test_interactive_goes_before_batch() -> None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import httpx2
 import pytest
+from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode
 
 from common.deadline import Patience
 from common.errors import ClientGone, DeadlineExceeded, ServiceError, UpstreamFailed
@@ -222,6 +223,19 @@ async def test_a_bug_is_an_error_by_its_class_and_its_message_goes_nowhere() -> 
     (span,) = told.exporter.get_finished_spans()
     assert (span.status.status_code, attributes_of(span)["error.type"]) == (StatusCode.ERROR, "ValueError")
     assert PROMPT not in span.to_json()
+
+
+async def test_in_a_trace_that_nobody_records_the_hop_s_own_span_is_all_there_is() -> None:
+    told, asked = Told(), open_question()
+    hop = NonRecordingSpan(SpanContext(1, 2, is_remote=False))
+    with (
+        trace.use_span(hop),
+        told.operations.begin(asked, "sim-small") as operation,
+        attempt(told.tracer, asked) as one,
+    ):
+        assert operation.span is one is trace.get_current_span() is hop
+    operation.end(None)
+    assert (told.exporter.get_finished_spans(), len(told.ended)) == ((), 1)
 
 
 def test_an_attempt_of_a_fallback_says_which_model_it_asks_for() -> None:

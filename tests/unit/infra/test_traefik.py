@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from common.http_guard import MAX_HEAD_BYTES
+from common.guard.head import MAX_HEAD_BYTES
 from support import compose
 
 if TYPE_CHECKING:

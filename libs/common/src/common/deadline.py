@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -20,6 +21,8 @@ HOP_RESERVE_S = 0.05
 """What a hop keeps of the remaining time to answer in."""
 LEAST_USEFUL_S = 0.25
 """With less than this left, work is refused at once instead of being started for nobody."""
+_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?(e[+-]?[0-9]{1,3})?")
+"""As JSON writes one, and Python: not `inf`, `nan`, `1_000` or digits of other scripts, which `float` takes as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +52,10 @@ class Deadline:
 
 
 def positive_number(text: str, header: str) -> float:
-    """The value of a header that says how long. Raises `InvalidRequest` naming the header."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not value > 0:
-        raise InvalidRequest(f"The header {header} has to be a positive number.", param=header)
+    """The value of a header that says how long, in digits. Raises `InvalidRequest` naming the header."""
+    value = float(text) if _NUMBER.fullmatch(text) else 0.0
+    if not 0 < value < math.inf:
+        raise InvalidRequest(f"The header {header} has to be a positive number.", param=header, code="invalid_value")
     return value
 
 

@@ -5,6 +5,7 @@ ServiceError
 │   ├── Unauthenticated   401
 │   ├── PermissionDenied  403
 │   ├── NotFound          404
+│   ├── MethodNotAllowed  405
 │   ├── BodyTimeout       408
 │   ├── PayloadTooLarge   413
 │   └── UnsupportedMediaType 415
@@ -31,7 +32,7 @@ from common.telemetry.traces import note_error
 from common.wire import FINAL
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from fastapi import FastAPI
     from starlette.requests import Request
@@ -99,6 +100,11 @@ class PermissionDenied(InvalidRequest):
 class NotFound(InvalidRequest):
     status = 404
     code = "not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    status = 405
+    code = "method_not_allowed"
 
 
 class BodyTimeout(InvalidRequest):
@@ -193,8 +199,13 @@ def param_path(location: Sequence[int | str]) -> str | None:
 
 
 _STATUS_ERRORS: dict[int, type[ServiceError]] = {
-    cls.status: cls for cls in (InvalidRequest, Unauthenticated, PermissionDenied, NotFound, PayloadTooLarge)
+    cls.status: cls
+    for cls in (InvalidRequest, Unauthenticated, PermissionDenied, NotFound, MethodNotAllowed, PayloadTooLarge)
 }
+
+
+_ROUTING = {404: "There is no such route.", 405: "This route does not take this method."}
+"""What the framework raises itself, in words that tell it from a model or a job that is not there."""
 
 
 def _note(request: Request, code: str | None) -> None:
@@ -204,8 +215,11 @@ def _note(request: Request, code: str | None) -> None:
         log.setdefault("code", code)
 
 
-def install(app: FastAPI, refusals: Refusals) -> None:
-    """Make every error of `app`, the framework's own included, answer in the one shape, and count it.
+def install(
+    app: FastAPI, refusals: Refusals, note: Callable[[dict[str, Any], ServiceError], None] = lambda *_: None
+) -> None:
+    """Make every error of `app`, the framework's own included, answer in the one shape, and count it. `note` is told of
+    each, with its request's `scope["state"]`.
 
     What nobody foresaw is answered by `common.middleware.RequestScope`, outside of the framework.
     """
@@ -213,15 +227,15 @@ def install(app: FastAPI, refusals: Refusals) -> None:
     async def service_error(request: Request, error: ServiceError) -> Response:
         _note(request, error.own_code)
         refusals.note(error)
+        note(request.scope.get("state", {}), error)
         return error.response()
 
     async def http_error(request: Request, error: HTTPException) -> Response:
         known = _STATUS_ERRORS.get(error.status_code)
-        code = known.code if known else "method_not_allowed" if error.status_code == 405 else "http_error"  # noqa: PLR2004  # the status is the name
-        _note(request, code)
-        refusals.count(code or "", "")
-        body = envelope(str(error.detail), type_="invalid_request_error", code=code)
-        return Response(body, error.status_code, error.headers, media_type="application/json")
+        message = _ROUTING.get(error.status_code, str(error.detail))
+        told = (known or InvalidRequest)(message, code=None if known else "http_error", headers=error.headers)
+        told.status = error.status_code
+        return await service_error(request, told)
 
     async def validation_error(request: Request, error: RequestValidationError) -> Response:
         first: dict[str, Any] = error.errors()[0]

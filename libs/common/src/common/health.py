@@ -46,16 +46,20 @@ class Health:
         return "failed" not in results.values(), results
 
     def router(self) -> APIRouter:
+        """The three routes, by HEAD too: load balancers ask so."""
         router = APIRouter(tags=["health"])
 
+        @router.head("/health", include_in_schema=False)
         @router.get("/health", summary="Whether the process answers")
         async def health() -> dict[str, str]:
             return {"status": "ok"}
 
+        @router.head("/livez", include_in_schema=False)
         @router.get("/livez", summary="Whether the process should be left running")
         async def livez() -> dict[str, str]:
             return {"status": "ok"}
 
+        @router.head("/readyz", include_in_schema=False)
         @router.get("/readyz", summary="Whether traffic should come here", responses={503: {"description": "Not now"}})
         async def readyz() -> JSONResponse:
             ready, checks = await self.report()

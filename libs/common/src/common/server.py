@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import uvicorn
 
-from common.http_guard import Door, guarded
+from common.guard.door import Door
+from common.guard.protocol import guarded
 from common.settings import BadSettingsError, SettingsT, load
 from common.telemetry import logs, metrics, traces
 

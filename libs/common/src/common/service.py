@@ -41,6 +41,7 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     is_ours: Callable[[str], bool] = lambda _: False,
     shedder: Shedder | None = None,
     refusals: Refusals | None = None,
+    note_error: Callable[[dict[str, Any], errors.ServiceError], None] = lambda *_: None,
 ) -> FastAPI:
     """Build an application with health routes, one error shape, request ids, log lines and server spans.
 
@@ -48,7 +49,8 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     `edge`: it faces clients, so ids and traces start here, but for a request whose `Authorization` `is_ours`: there the
     platform itself calls, and its trace goes on. `shedder`: says when new work is refused at the door.
     `meter`: where the frame's own metrics go; without one, or with one that does nothing, nothing is recorded.
-    `refusals`: counts what is refused, where a service has to count some of it itself.
+    `refusals`: counts what is refused, where a service has to count some of it itself. `note_error`: told of each error
+    that is answered, with its request's `scope["state"]`.
     """
     refusals = refusals or Refusals()
     of_requests: ServerMetrics | None = None
@@ -66,14 +68,10 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
         redirect_slashes=False,
     )
     app.state.refusals = refusals
-    errors.install(app, refusals)
+    errors.install(app, refusals, note_error)
     app.add_middleware(RequestScope, health=health, edge=edge, metrics=of_requests)
-    if tracer_provider is not None and edge:
-        from common.telemetry import edge_spans  # noqa: PLC0415  # brings the SDK along
-
-        edge_spans.instrument(app, tracer_provider, is_ours=is_ours)
-    elif tracer_provider is not None:  # around all of it: the last that is added is the outermost
-        app.add_middleware(ServerSpans, provider=tracer_provider)
+    if tracer_provider is not None:  # around all of it: the last that is added is the outermost
+        app.add_middleware(ServerSpans, provider=tracer_provider, is_ours=is_ours if edge else None)
     for router in (health.router(), *routers):
         app.include_router(router)
     if shedder is not None:

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import sys
-
+from common.command_line import run
 from devstack.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -82,7 +82,8 @@ def _wait(url: str, deadline: float) -> None:
 
 def _metrics_pages(environment: Mapping[str, str]) -> str:
     named = {name: environment.get(f"{name.upper()}_METRICS_PORT", "0") for name in plan.MEASURED}
-    return "  ".join(f"{name} :{port}" for name, port in named.items() if port != "0") or "none"
+    pages = ", ".join(f"{name} {port}" for name, port in named.items() if port != "0")
+    return f"{plan.url('PORT')}/metrics: {pages}" if pages else "none"
 
 
 def banner(client: Mapping[str, str], environment: Mapping[str, str], took_s: float, local: LocalDir) -> str:
@@ -99,7 +100,7 @@ Spillway is ready ({took_s:.1f} s). Ctrl-C stops it.
   for your shell    . {shlex.quote(str(local.dev_env))}
   metrics           {_metrics_pages(environment)}
 
-One question, twice the same is answered from the cache:
+A question. Asked again, the answer comes from the cache:
 
 curl -sS {client["SPILLWAY_URL"]}/generate {curl} \\
   -d '{{"prompt": "Say hello"}}'
@@ -119,5 +120,6 @@ messages = [{{"role": "user", "content": "Say hello"}}]
 print(client.chat.completions.create(model="{model}", messages=messages).choices[0].message.content)
 END
 
-./justw demo shows a cache hit, a stream, retries and their trace; ./justw trace the last request's.
+./justw demo shows a cache hit, a stream, retries, a job and their traces; ./justw trace the last request's;
+./justw keys create --tenant me --name laptop makes a key, and ./justw alone lists what else there is.
 """

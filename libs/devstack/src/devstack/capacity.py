@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
+_ABOUT = {
+    "users": "who use it at the same time",
+    "think_s": "seconds between two requests of one user, the answer included",
+    "requests_per_s": "instead of users",
+    "hit_ratio": "share that the cache answers",
+    "stream_share": "share of the rest that is streamed",
+    "job_share": "share of all requests that are jobs",
+    "answer_s": "seconds that the model takes for an answer in one piece, a job's included",
+    "stream_s": "seconds that a stream takes",
+    "chunks": "of a stream; an answer in one piece has as many tokens",
+    "keys": "API keys that are in use at the same time",
+    "busy": "how much of a core, or of a process's places, is to be in use",
+    "core_speed": "of one of your cores, in those of docs/scaling.md",
+}
 LEAST_REPLICAS = 2
 """So that one may be restarted."""
 
@@ -39,6 +53,7 @@ class Load:
     """How long the model takes for an answer in one piece, a job's included."""
     stream_s: float = 8.0
     chunks: int = 200
+    """Of a stream; an answer in one piece has as many tokens."""
     keys: int = 100
     """In use at the same time."""
     busy: float = 0.6
@@ -80,9 +95,10 @@ class Need:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One for each field of `Load`."""
     for field in dataclasses.fields(Load):
-        shown = "" if field.default is None else f"({field.default})"
         kind = int if isinstance(field.default, int) else float
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default, help=shown)
+        shown = _ABOUT[field.name] + ("" if field.default is None else f" ({field.default:g})")
+        name = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(name, type=kind, metavar="N", default=field.default, help=shown)
 
 
 def load_of(options: argparse.Namespace) -> Load:
@@ -146,7 +162,29 @@ def _store(store: str, load: Load, replicas: dict[str, int]) -> Need:
     connections = sum(count * costs.STORE_CONNECTIONS.get(part, {}).get(store, 0) for part, count in replicas.items())
     limits = {"CPU": cores, "connections": connections / costs.MOST_STORE_CONNECTIONS}
     shards = max(1, *(math.ceil(need / load.busy) for need in limits.values()))
-    return Need(f"{store} store", cores, 0, shards, connections, 0, calls, *_full(limits, load))
+    memory_mb = (
+        shards * costs.STORE_IDLE_MB + connections * costs.STORE_CONNECTION_KB / 1024 + _kept_bytes(store, load) / 2**20
+    )
+    return Need(f"{store} store", cores, 0, shards, connections, memory_mb, calls, *_full(limits, load))
+
+
+def _kept_bytes(store: str, load: Load) -> float:
+    """Once everything has lived as long as it may, and no two answers are alike: the cache forgets when it is full."""
+    rates = load.rates()
+    if store == "state":
+        return load.keys * costs.KEY_BYTES + rates["job"] * costs.JOB_LIFE_S * _of_tokens(costs.JOB_BYTES, load)
+    if store == "limits":
+        marks = (load.rate - rates["job"]) * costs.MARK_LIFE_S * costs.MARK_BYTES
+        return marks + load.keys * costs.USAGE_DAYS * costs.USAGE_BYTES
+    kept = rates["stream"] * (load.stream_s + costs.FLIGHT_LEFT_S) * _of_tokens(costs.ENTRY_BYTES["stream"], load)
+    for kind, size in costs.ENTRY_BYTES.items():
+        entry = _of_tokens(size, load)
+        kept += rates[kind] * costs.ENTRY_LIFE_S * entry if entry <= costs.MOST_ENTRY_BYTES else 0
+    return kept
+
+
+def _of_tokens(size: tuple[float, float], load: Load) -> float:
+    return size[0] + size[1] * load.chunks
 
 
 def _replicas(need: float, load: Load) -> int:
@@ -178,11 +216,13 @@ def render(load: Load) -> str:
         )
     bottleneck = first(needs)
     upstream = sum(rates[kind] * _seconds(kind, load) for kind in ("miss", "stream"))
-    processes = sum(need.replicas for need in needs[: len(costs.SERVICES)])
-    cores, memory_gb = sum(need.cores for need in needs), sum(need.memory_mb for need in needs) / 1024
+    services = needs[: len(costs.SERVICES)]
+    processes = sum(need.replicas for need in services)
+    cores, memory_gb = sum(need.cores for need in needs), sum(need.memory_mb for need in services) / 1024
     lines += [
         "",
         f"in all: {cores:,.1f} cores' work, {processes} processes of services, {memory_gb:,.1f} GB",
+        "the cache store holds that much if it may; with less it forgets what is asked for least",
         f"the model answers {rates['miss'] + rates['stream']:,.0f} calls/s, {upstream:,.0f} at once",
         f"full first: {bottleneck.part}, {bottleneck.full_of}: {bottleneck.full_at:,.0f} requests/s a process",
     ]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from devstack import capacity
+from devstack import capacity, ports
 from devstack.errors import CommandError
 
 if TYPE_CHECKING:
@@ -17,43 +17,28 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. An expected failure is one line on standard error."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         _COMMANDS[options.command](options)
     except CommandError as error:
         sys.stderr.write(f"{options.command}: {error}\n")
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="./justw", description="The Spillway stack on this machine.")
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="./justw", description="The Spillway stack on this machine.")
+    commands = made.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="start everything; Ctrl-C stops it")
     commands.add_parser("down", help="stop a running stack")
     commands.add_parser("reset", help="remove the stack's data and secrets")
     commands.add_parser("demo", help="see a cache hit, a stream, retries, a job and traces")
     run = commands.add_parser("run", help="start one more replica of a service")
     run.add_argument("service", choices=("gateway", "inference", "cache", "jobs", "worker", "simulator"))
-    run.add_argument("--port", type=int, help="a free one if not given")
+    run.add_argument("--port", type=ports.port_of, metavar="N", help="a free one if not given")
     trace = commands.add_parser("trace", help="print the trace of the last request, or of one, as a tree")
-    trace.add_argument("id", nargs="?", help="its x-trace-id")
+    trace.add_argument("id", nargs="?", help="its x-trace-id, or the first digits of it")
     trace.add_argument("--attributes", action="store_true", help="with each span's attributes and events")
-    jobs = commands.add_parser("jobs", help="look after jobs: dead letters, and every tenant's")
-    jobs.add_argument("action", choices=("list", "show", "cancel", "retry", "purge"))
-    jobs.add_argument("id", nargs="?", help="a job's, for all but list")
-    jobs.add_argument("--state", default="dead", help="for list: dead, open, all, or one state")
-    jobs.add_argument("--tenant", help="for list: of one tenant")
-    cache = commands.add_parser("cache", help="see what the cache holds, or purge it")
-    of_cache = cache.add_subparsers(dest="action", required=True)
-    of_cache.add_parser("stats", help="hits and misses by tenant, and the store's memory")
-    purge = of_cache.add_parser("purge", help="delete the entries to which everything that is named applies")
-    purge.add_argument("--tenant")
-    purge.add_argument("--model", help="its public name")
-    purge.add_argument("--older-than-s", type=float, help="seconds since they were stored")
-    purge.add_argument("--everything", action="store_true", help="all entries of all tenants; names nothing else")
     capacity.add_arguments(commands.add_parser("capacity", help="what a load needs, and what is full first"))
     openapi = commands.add_parser("openapi", help="write the services' OpenAPI documents")
     openapi.add_argument("directory", type=Path)
@@ -64,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     announce = commands.add_parser("announce", help="say when the stack is ready (a part of up)")
     announce.add_argument("started", type=float)
     announce.add_argument("urls", nargs="*")
-    return parser
+    return made
 
 
 def _up(_: argparse.Namespace) -> None:
@@ -83,7 +68,9 @@ def _down(_: argparse.Namespace) -> None:
 def _reset(_: argparse.Namespace) -> None:
     from devstack import local_dir, stores  # noqa: PLC0415
 
-    local_dir.reset(local_dir.LocalDir.from_environ(os.environ), tuple(store.name for store in stores.STORES))
+    local = local_dir.LocalDir.from_environ(os.environ)
+    was_there = local_dir.reset(local, tuple(store.name for store in stores.STORES))
+    print(f"{local.root} removed" if was_there else "there is nothing to remove")
 
 
 def _demo(_: argparse.Namespace) -> None:
@@ -102,22 +89,6 @@ def _trace(options: argparse.Namespace) -> None:
     from devstack import trace_client  # noqa: PLC0415
 
     trace_client.show(options.id, attributes=options.attributes)
-
-
-def _jobs(options: argparse.Namespace) -> None:
-    from devstack import jobs_client  # noqa: PLC0415
-
-    jobs_client.run(options.action, options.id, state=options.state, tenant=options.tenant)
-
-
-def _cache(options: argparse.Namespace) -> None:
-    from devstack import cache_admin  # noqa: PLC0415
-
-    if options.action == "stats":
-        cache_admin.show_statistics()
-        return
-    named = {name: getattr(options, name) for name in ("tenant", "model", "older_than_s", "everything")}
-    cache_admin.purge({name: value for name, value in named.items() if value not in (None, False)})
 
 
 def _openapi(options: argparse.Namespace) -> None:
@@ -155,8 +126,6 @@ _COMMANDS = {
     "demo": _demo,
     "run": _run,
     "trace": _trace,
-    "jobs": _jobs,
-    "cache": _cache,
     "capacity": _capacity,
     "openapi": _openapi,
     "dashboards": _dashboards,

@@ -80,6 +80,27 @@ IDLE_MB = {"gateway": 77, "inference": 80, "cache": 59, "jobs": 49, "worker": 62
 OPEN_KB = {"gateway": 80, "inference": 80}
 """For each open stream of a prompt of 1.5 KB, its connections included; the cache was not seen to need more."""
 
+STORE_IDLE_MB = 7
+STORE_CONNECTION_KB = 17
+"""Of one that is in use, its buffers included."""
+ENTRY_BYTES: Mapping[Kind, tuple[float, float]] = {"miss": (500, 5.3), "stream": (400, 267)}
+"""In the cache: of a stored answer itself, and more for each token of it, which of a stream are its events."""
+MOST_ENTRY_BYTES = 256 * 1024
+"""A larger answer is not stored. Source: GATEWAY_MAX_ENTRY_BYTES, as the next: GATEWAY_ENTRY_TTL_S."""
+ENTRY_LIFE_S = 3_600
+FLIGHT_LEFT_S = 5
+"""So long a stream's events are kept for its followers after its end. Source: cache.flights."""
+JOB_BYTES = (2_500, 5.0)
+"""In the state store: a finished job with its indexes, and more for each token of its result."""
+JOB_LIFE_S = 86_400
+KEY_BYTES = 600
+USAGE_BYTES = 240
+"""In the limits store: what a key used on one day of one model."""
+USAGE_DAYS = 400
+MARK_BYTES = 100
+"""In the limits store, of each call with limits: that it was settled."""
+MARK_LIFE_S = 300
+
 MOST_STORE_CONNECTIONS = 10_000
 """Of a Valkey by default: maxclients."""
 MOST_OPEN = {"gateway": 512, "worker": 16}

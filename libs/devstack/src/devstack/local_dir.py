@@ -59,6 +59,11 @@ class LocalDir:
         return self.root / "alive"
 
     @property
+    def replicas(self) -> Path:
+        """Every replica that `run` started holds a lock on it."""
+        return self.root / "replicas"
+
+    @property
     def demo_log(self) -> Path:
         """What a stack said that `demo` had started."""
         return self.root / "demo.log"
@@ -78,7 +83,10 @@ def claimed(local: LocalDir) -> Iterator[None]:
     try:
         if not _lock(descriptor):
             pid = _read_pid(descriptor)
-            raise CommandError(f"a stack is running already (pid {pid}); use it, or stop it with ./justw down")
+            raise CommandError(
+                f"a stack is running already (pid {pid}); use it, or stop it with ./justw down; "
+                "a second one needs a SPILLWAY_LOCAL_DIR and a SPILLWAY_PORT_OFFSET of its own"
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield
@@ -98,8 +106,18 @@ def running_pid(local: LocalDir) -> int | None:
         os.close(descriptor)
 
 
+def join(local: LocalDir) -> None:
+    """Be one of those whose end `stop` waits for; this process keeps the lock, whatever it becomes."""
+    descriptor = os.open(local.replicas, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    os.set_inheritable(descriptor, True)  # noqa: FBT003  # the signature of os
+
+
 def stop(local: LocalDir) -> bool:
-    """Stop the running stack and wait for its end; False when none runs. Raises `CommandError` if it does not end."""
+    """Stop the running stack, its replicas as well, and wait for their end; False when none runs.
+
+    Raises `CommandError` if it does not end.
+    """
     pid = running_pid(local)
     if pid is None:
         return False
@@ -108,16 +126,16 @@ def stop(local: LocalDir) -> bool:
             os.kill(pid, stop_signal)
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while time.monotonic() < deadline:
-            if running_pid(local) is None:
+            if running_pid(local) is None and not _has_replicas(local):
                 return True
             time.sleep(_POLL_S)
     raise CommandError(f"the stack (pid {pid}) does not stop; `ps -ef | grep devstack` shows what is left of it")
 
 
-def reset(local: LocalDir, stores: tuple[str, ...]) -> None:
-    """Remove what the stack wrote and nothing else. Raises `CommandError` while a stack runs."""
+def reset(local: LocalDir, stores: tuple[str, ...]) -> bool:
+    """Remove what the stack wrote and nothing else; whether there was anything. Raises `CommandError` while it runs."""
     if not local.root.is_dir():
-        return
+        return False
     with claimed(local):
         for name in stores:
             shutil.rmtree(local.store(name), ignore_errors=True)
@@ -128,11 +146,24 @@ def reset(local: LocalDir, stores: tuple[str, ...]) -> None:
             local.dev_env,
             local.demo_log,
             local.alive,
+            local.replicas,
             local.pid,
         ):
             file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody keeps something else there
         local.root.rmdir()
+    return True
+
+
+def _has_replicas(local: LocalDir) -> bool:
+    try:
+        descriptor = os.open(local.replicas, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _lock(descriptor: int) -> bool:

@@ -42,7 +42,7 @@ class Plan:
     """For every part, beside what it inherits."""
 
 
-def url(port: int) -> str:
+def url(port: int | str) -> str:
     return f"http://{ports.HOST}:{port}"
 
 

@@ -32,6 +32,7 @@ DEFAULTS = {
 }
 _OWN_VARIABLE = DEFAULTS.keys() - {"valkey-state", "valkey-limits", "valkey-cache", "traces"}
 _LAST_PORT = 65_535
+_STEP = 100
 
 
 def assign(environ: Mapping[str, str]) -> dict[str, int]:
@@ -42,7 +43,7 @@ def assign(environ: Mapping[str, str]) -> dict[str, int]:
     offset = _number(environ, OFFSET_VARIABLE, 0)
     ports = {}
     for part, default in DEFAULTS.items():
-        variable = f"{part.upper().replace('-', '_')}_PORT"
+        variable = _variable(part)
         port = default + offset
         if part in _OWN_VARIABLE:
             port = _number(environ, variable, port)
@@ -53,6 +54,10 @@ def assign(environ: Mapping[str, str]) -> dict[str, int]:
     return ports
 
 
+def _variable(part: str) -> str:
+    return f"{part.upper().replace('-', '_')}_PORT"
+
+
 def _number(environ: Mapping[str, str], variable: str, default: int) -> int:
     text = environ.get(variable) or str(default)
     try:
@@ -61,15 +66,35 @@ def _number(environ: Mapping[str, str], variable: str, default: int) -> int:
         raise CommandError(f"{variable} must be a whole number, not {text!r}") from None
 
 
-def refuse_taken(wanted: Mapping[str, int], parts: Iterable[str]) -> None:
-    """Raise `CommandError` naming the first of `parts` whose port another process listens on."""
+def refuse_taken(wanted: Mapping[str, int], parts: Iterable[str], environ: Mapping[str, str]) -> None:
+    """Raise `CommandError` naming the first of `parts` whose port another process listens on, and what would help."""
+    parts = [name for part in parts for name in (part, f"{part}-metrics") if wanted.get(name)]
     for part in parts:
         port = wanted[part]
         if is_taken(port):
             raise CommandError(
                 f"port {port}, which {part} needs, is taken by another process (`lsof -i :{port}` names it); "
-                f"stop that, or set {OFFSET_VARIABLE}=100 to move every port"
+                f"stop that, or set {_way_out(part, environ)}"
             )
+
+
+def _way_out(part: str, environ: Mapping[str, str]) -> str:
+    """The variable, with a value that helps."""
+    if part in _OWN_VARIABLE and environ.get(_variable(part)):
+        return f"{_variable(part)} to another port"
+    offset = _number(environ, OFFSET_VARIABLE, 0)
+    for further in range(offset + _STEP, _LAST_PORT - max(DEFAULTS.values()), _STEP):
+        if not any(is_taken(default + further) for default in DEFAULTS.values()):
+            return f"{OFFSET_VARIABLE}={further} to move every port"
+    return f"{OFFSET_VARIABLE} to move every port"
+
+
+def port_of(text: str) -> int:
+    """For an argument of a command line. Raises `ValueError`."""
+    port = int(text)
+    if not 1 <= port <= _LAST_PORT:
+        raise ValueError
+    return port
 
 
 def is_taken(port: int) -> bool:

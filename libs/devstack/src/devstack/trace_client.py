@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,18 @@ if TYPE_CHECKING:
     from devstack.trace_tree import Tree
 
 _POLL_S = 0.1
+_DIGITS = 32
+_ID = re.compile(f"[0-9a-f]{{1,{_DIGITS}}}")
 
 
 def show(trace_id: str | None, *, attributes: bool = False) -> None:
-    """Print the tree of a trace, of the last request if no id is given. Raises `CommandError` when there is none."""
+    """Print the tree of a trace, of the last request if no id is given; the beginning of one is enough.
+
+    Raises `CommandError` when there is none.
+    """
     base_url = url(os.environ)
-    if trace_id is None:
-        trace_id = _last(base_url)
-    tree = fetch(base_url, trace_id.lower())
+    trace_id = _last(base_url) if trace_id is None else _only(base_url, trace_id.lower())
+    tree = fetch(base_url, trace_id)
     if not any(tree.walk()):
         raise CommandError(f"no spans of {trace_id} have arrived; they leave a service half a second after their end")
     print("\n".join(trace_tree.draw(trace_id, tree, attributes=attributes)))
@@ -56,6 +61,21 @@ def _last(base_url: str) -> str:
         if trace["kind"] == "server":  # a request, not our own background work, and its root has arrived: it is over
             return str(trace["trace_id"])
     raise CommandError("no trace has arrived yet: send a request first")
+
+
+def _only(base_url: str, beginning: str) -> str:
+    """The trace that begins so."""
+    if _ID.fullmatch(beginning) is None:
+        raise CommandError(
+            f"{beginning!r} is no trace id: {_DIGITS} hexadecimal digits, as in x-trace-id, or the first of them"
+        )
+    if len(beginning) == _DIGITS:
+        return beginning
+    known = [trace["trace_id"] for trace in _get(f"{base_url}/traces")]
+    found = [trace_id for trace_id in known if trace_id.startswith(beginning)]
+    if len(found) != 1:
+        raise CommandError(f"{len(found) or 'none'} of the last {len(known)} traces begins with {beginning}")
+    return str(found[0])
 
 
 def _get(url_: str) -> Any:

@@ -26,7 +26,7 @@ def run() -> None:
         ports_url = {name: plan.url(assigned[name]) for name in ("simulator", "gateway")}
         chosen = upstream.choose(os.environ, simulator_url=ports_url["simulator"], gateway_url=ports_url["gateway"])
         stack = plan.make(os.environ, local, assigned, credentials.load(local.secrets), chosen)
-        ports.refuse_taken(assigned, [part.name for part in stack.parts])
+        ports.refuse_taken(assigned, [part.name for part in stack.parts], os.environ)
         if not chosen.is_simulator:
             chosen = upstream.check(chosen)
             stack = plan.make(os.environ, local, assigned, credentials.load(local.secrets), chosen)

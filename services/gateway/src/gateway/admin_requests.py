@@ -40,6 +40,10 @@ TenantName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 
 
+def _example(**fields: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
@@ -108,6 +112,8 @@ class _KeyFields(_Limited):
 class KeyRequest(_KeyFields):
     """A new API key."""
 
+    model_config = _example(tenant="acme", name="laptop", limits={"requests_per_minute": 600}, models=["sim-small"])
+
     tenant: TenantName
     name: Name
 
@@ -115,21 +121,34 @@ class KeyRequest(_KeyFields):
 class KeyChange(_KeyFields):
     """What changes of an API key, as a merge patch (RFC 7396): what is not named stays."""
 
+    model_config = _example(limits={"budget_usd_per_day": 20}, enabled=False)
+
     name: Name = "unchanged"
 
 
 class RotationRequest(_Strict):
     """A new secret for a key; the old one stays good for the grace period."""
 
+    model_config = _example(grace_s=3_600)
+
     grace_s: Annotated[float, Field(ge=0, le=30 * 86_400, description="Seconds.")] = 3_600
 
 
-class TenantRequest(_Limited):
-    """A tenant's record, as a whole."""
+class TenantChange(_Limited):
+    """What changes of a tenant, as a merge patch (RFC 7396): what is not named stays."""
+
+    model_config = _example(limits={"tokens_per_minute": 200_000}, model_limits={"sim-large": {"max_concurrency": 2}})
+
+    def upon(self, record: TenantRecord) -> TenantRecord:
+        plain = self.model_dump(include={"enabled"}, exclude_unset=True)
+        return dataclasses.replace(record, **plain, **self.limits_upon(record))
+
+
+class TenantRequest(TenantChange):
+    """A tenant's record, as a whole: what is not named is not limited."""
 
     def record(self, tenant: str) -> TenantRecord:
-        blank = TenantRecord(tenant, enabled=self.enabled)
-        return dataclasses.replace(blank, **self.limits_upon(blank))
+        return self.upon(TenantRecord(tenant))
 
 
 class DeclaredKey(_KeyFields):

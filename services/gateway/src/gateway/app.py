@@ -6,9 +6,11 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING
 
+from opentelemetry.metrics import NoOpMeter
+
+from common.guard.door import Door
 from common.health import Health
 from common.http_client import create_client
-from common.http_guard import Door
 from common.identity import HopSigner, HopVerifier
 from common.overload.gate import watching
 from common.overload.memory import memory_gauge
@@ -30,6 +32,7 @@ from gateway.access.trusted_traces import TrustedTraces
 from gateway.admission.turnstile import Turnstile
 from gateway.caching.opening import open_completions
 from gateway.catalogue import ModelCatalogue
+from gateway.decision import note_error
 from gateway.dependencies import State
 from gateway.governor import Governor
 from gateway.idempotency.opening import open_keyed_requests
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
 
 
 ADMIN = (admin.router, admin_tenants.router, admin_cache.router, admin_usage.router)
+ADMIN_STORE_TIMEOUT_S = 2.0
+"""An operator's command waits for the *state* store longer than a request does: a hiccup is no reason to fail it."""
 
 
 def create_app(
@@ -86,15 +91,14 @@ def create_app(
                 stack, settings, store, provider, meter, health=health, turnstile=turnstile, declared=declared,
                 refusals=refusals,
             )  # fmt: skip
-            if meter is not None:
-                Metrics(
-                    meter,
-                    governor=state["governor"],
-                    completions=state["completions"],
-                    turnstile=turnstile,
-                    directory=state["directory"],
-                    failed_logins=state["failed_logins"],
-                )
+            Metrics(
+                meter or NoOpMeter("gateway"),
+                governor=state["governor"],
+                completions=state["completions"],
+                turnstile=turnstile,
+                directory=state["directory"],
+                failed_logins=state["failed_logins"],
+            )
             trusted.authenticator = state["authenticator"]
             state["jobs"] = await _open_jobs(stack, settings, provider, meter)
             if workers is not None:
@@ -118,6 +122,7 @@ def create_app(
         is_ours=trusted.is_of,
         shedder=shedder,
         refusals=refusals,
+        note_error=note_error,
     )
 
 
@@ -168,28 +173,35 @@ async def _open(  # noqa: PLR0913  # here the parts meet
         stack, settings, inference, provider, revision=lambda: catalogue.revision, meter=meter
     )
     spans = StoreSpans("state", provider, meter)
-    directory, authenticator = await _open_keys(stack, settings, store, declared, spans)
+    breaker = StoreBreaker(lambda: is_reachable(store))
+    stack.push_async_callback(breaker.close)
+    directory, authenticator = await _open_keys(stack, settings, store, breaker, declared, spans)
+    patient: Redis = connect(settings.state_url.get_secret_value(), call_timeout_s=ADMIN_STORE_TIMEOUT_S)
+    stack.push_async_callback(close, patient)
     return State(
         settings=settings,
-        store=store,
+        store=patient,
         authenticator=authenticator,
         directory=directory,
         declared=declared,
         failed_logins=authenticator.failed_logins,
         inference=inference,
         completions=completions,
-        governor=Governor(await open_keyed_requests(stack, settings, store, spans), limiter, refusals),
+        governor=Governor(await open_keyed_requests(stack, settings, store, breaker, spans), limiter, refusals),
         ledger=limiter.ledger,
         jobs=None,
         replays=None,
     )
 
 
-async def _open_keys(
-    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, declared: DeclaredKeys, spans: StoreSpans
+async def _open_keys(  # noqa: PLR0913, PLR0917  # as above
+    stack: contextlib.AsyncExitStack,
+    settings: Settings,
+    store: Redis,
+    breaker: StoreBreaker,
+    declared: DeclaredKeys,
+    spans: StoreSpans,
 ) -> tuple[KeyDirectory, Authenticator]:
-    breaker = StoreBreaker(lambda: is_reachable(store))
-    stack.push_async_callback(breaker.close)
     reader = KeyReader(store, declared, spans)
     directory = KeyDirectory(reader.one, breaker)
     upkeep = KeyUpkeep(store, directory, breaker, reader.many)
@@ -212,5 +224,7 @@ def door_of(settings: Settings) -> Door:
         is_edge=True,
         trusted_proxies=settings.trusted_proxies,
         connections_per_address=settings.connections_per_address,
+        header_timeout_s=settings.header_timeout_s,
         body_timeout_s=settings.body_timeout_s + 5,  # the application's own limit comes first: it says more
+        decoded_below=(b"/v1/models/",),  # the SDKs encode the slash in a model's name
     )

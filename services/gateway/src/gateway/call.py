@@ -1,4 +1,4 @@
-"""One request on its way to a model: what is known of it after it was read, judged and authenticated."""
+"""One request of an API key: what is known of it after it was read, judged and authenticated."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"
+MODELS = "/v1/models"
 
 
 async def _silent() -> Message:
@@ -67,13 +68,5 @@ class Call:
 
     @property
     def model(self) -> str:
-        return str(self.body["model"])
-
-
-@dataclass(frozen=True, slots=True)
-class ModelsCall:
-    """A request for the list of models."""
-
-    identity: HopIdentity
-    request_id: str
-    deadline: Deadline
+        """Empty: none is asked."""
+        return str(self.body.get("model", ""))

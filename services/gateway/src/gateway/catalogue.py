@@ -60,6 +60,12 @@ class ModelCatalogue:
     def has(self, model: str) -> bool:
         return self._model(model) is not None
 
+    def lacks(self, model: str) -> bool:
+        """Whether there is certainly no such model. An inference without a catalogue of its own publishes an empty one,
+        and passes any name on.
+        """
+        return self._catalogue is not None and bool(self._catalogue["models"]) and not self.has(model)
+
     def price(self, model: str) -> Price | None:
         """None: nobody knows."""
         found = self._model(model)

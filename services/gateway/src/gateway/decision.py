@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 
+from common import wire
 from common.telemetry import conventions
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
 
-HEADER = "x-spillway-decision"
+    from common.errors import ServiceError
+
+HEADER = wire.DECISION
+_TOLD = {"model": wire.MODEL, "target": wire.TARGET, "attempts": wire.ATTEMPTS}
+_TOO_MANY_REQUESTS = 429
 
 
 class Decision:
@@ -35,6 +40,23 @@ class Decision:
         if self._headers is not None:
             self._headers[HEADER] = self.header()
 
+    def note_answer(self, status: int, headers: Mapping[str, str]) -> None:
+        """What a model's answer says of how it came about."""
+        if status == _TOO_MANY_REQUESTS:
+            self.facts.setdefault("refused", "upstream")  # whoever refuses here has said so already
+        self._note_told(headers)
+        self.note("status", status)
+
+    def note_error(self, error: ServiceError) -> None:
+        self._note_told(error.headers)
+        self.note("status", error.status)
+        self.note("outcome", error.own_code)
+
+    def _note_told(self, headers: Mapping[str, str]) -> None:
+        for key, header in _TOLD.items():
+            if header in headers:
+                self.note(key, headers[header])
+
     def header(self) -> str:
         return "; ".join(f"{key}={value}" for key, value in self.facts.items())
 
@@ -45,3 +67,9 @@ class Decision:
         span = trace.get_current_span()
         if span.is_recording():
             span.set_attributes({conventions.DECISION + key: value for key, value in self.facts.items()})
+
+
+def note_error(state: MutableMapping[str, Any], error: ServiceError) -> None:
+    """Every error answer has an account, also of a request that ended before anything else was decided about it."""
+    decision: Decision = state.get("decision") or Decision(state["headers"])
+    decision.note_error(error)

@@ -42,8 +42,8 @@ from gateway.governor import Governor
 from gateway.inference_client import InferenceClient
 from gateway.jobs.jobs_client import JobsClient
 from gateway.jobs.replays import KeyRevoked, ReplayAuthenticator, is_hop_token
+from gateway.judging import judge
 from gateway.limits.ledger import Ledger
-from gateway.requests import refuse_denied
 from gateway.settings import Settings
 from gateway.strict_json import parse_object, render
 
@@ -59,6 +59,7 @@ class State(TypedDict):
 
     settings: Settings
     store: Redis
+    """The *state* store as administration reaches it: with more patience than a request has."""
     authenticator: Authenticator
     directory: KeyDirectory
     declared: DeclaredKeys
@@ -82,6 +83,7 @@ async def authenticated(request: Request) -> Caller:
     scope_state = request.scope["state"]
     timings: Timings = scope_state["timings"]
     decision = scope_state["decision"] = Decision(scope_state["headers"])
+    scope_state["ending"].callback(decision.record, scope_state["log"])
     authorization, replays = request.headers.get("authorization"), state_of(request)["replays"]
     if replays is not None and is_hop_token(authorization):
         caller = await _replayed(request, replays, authorization)
@@ -89,7 +91,6 @@ async def authenticated(request: Request) -> Caller:
         caller = await state_of(request)["authenticator"].authenticate(authorization, address_of(request))
     timings.record("auth", started)
     decision.note("key", caller.key_id)
-    scope_state["ending"].callback(decision.record, scope_state["log"])
     span = trace.get_current_span()
     if span.is_recording():
         span.set_attribute(conventions.TENANT, caller.tenant)
@@ -173,36 +174,39 @@ async def read_body(request: Request) -> dict[str, Any]:
 JsonBody = Annotated[dict[str, Any], Depends(read_body)]
 
 
-async def judged_body(request: Request, body: JsonBody) -> dict[str, Any]:  # async: as above
-    """The body of a request to a model, without a field that no client may set."""
-    refuse_denied(body, state_of(request)["settings"].denied_fields)
-    return body
-
-
-ModelBody = Annotated[dict[str, Any], Depends(judged_body)]
-
-
 def _too_large(settings: Settings) -> PayloadTooLarge:
     return PayloadTooLarge(f"The request body is larger than {settings.max_body_bytes} bytes.")
 
 
 @dataclass(frozen=True, slots=True)
 class CallFactory:
-    """Makes the `Call` of a request once its body was judged."""
+    """Makes the `Call` of a request."""
 
     request: Request
     caller: Caller
 
-    def __call__(self, endpoint: str, body: Mapping[str, Any], *, is_stream: bool = False, choices: int = 1) -> Call:
+    def __call__(self, endpoint: str, body: dict[str, Any]) -> Call:
+        """The call that `endpoint` makes of a body. Raises `InvalidRequest` for one that it does not take."""
+        settings = state_of(self.request)["settings"]
+        judged = judge(endpoint, body, default_model=settings.default_model, denied=settings.denied_fields)
+        self.request.scope["state"]["log"]["model"] = judged.body["model"]
+        payload = render(dict(judged.body))
+        return self._made(judged.endpoint, judged.body, payload, is_stream=judged.is_stream, choices=judged.choices)
+
+    def without_body(self, endpoint: str) -> Call:
+        return self._made(endpoint, {}, b"")
+
+    def _made(
+        self, endpoint: str, body: Mapping[str, Any], payload: bytes, *, is_stream: bool = False, choices: int = 1
+    ) -> Call:
         scope_state = self.request.scope["state"]
-        scope_state["log"]["model"] = body["model"]
         return Call(
             caller=self.caller,
             identity=self.identity(),
             request_id=scope_state["request_id"],
             endpoint=endpoint,
             body=body,
-            payload=render(dict(body)),
+            payload=payload,
             deadline=self.deadline(is_stream=is_stream),
             is_hurried=self._patience_s(is_stream=is_stream) < HURRIED * self._usual_patience_s(is_stream=is_stream),
             trace_context=otel_context.get_current(),

@@ -12,18 +12,14 @@ from common.telemetry.refusals import Refusals
 from gateway.limits.errors import TooLargeForLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from starlette.responses import Response
 
     from gateway.call import Call
-    from gateway.decision import Decision
     from gateway.idempotency.keyed_requests import KeyedRequests
     from gateway.limits.admission import Admission
     from gateway.limits.limiter import Limiter
-
-_TOLD = {"model": wire.MODEL, "target": wire.TARGET, "attempts": wire.ATTEMPTS}
-_TOO_MANY_REQUESTS = 429
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +38,10 @@ class Governor:
                 self.refusals.note(error)  # under an Idempotency-Key it becomes an answer that is kept
                 raise
 
-        try:
-            _check_model(call)
-            return await self.keyed_requests.serve(call, admit_and_answer, self._admit_replay)
-        except ServiceError as error:
-            _note_answer(call.decision, error.status, error.headers)
-            call.decision.note("outcome", error.own_code)
-            raise
+        if not _may_use(call):
+            await self._admit_rate(call)  # as for a model that does not exist
+            raise no_such_model()
+        return await self.keyed_requests.serve(call, admit_and_answer, self._admit_replay)
 
     async def _admit_replay(self, call: Call) -> None:
         """What a replay pays: the request rate alone."""
@@ -71,41 +64,37 @@ class Governor:
         call.ending.callback(admission.reservation.release)
         response = await answer(replace(call, reservation=admission.reservation))
         admission.hear(response.headers)
-        _note_answer(call.decision, response.status_code, response.headers)
+        call.decision.note_answer(response.status_code, response.headers)
+        return response
+
+    async def serve_at_request_rate(self, call: Call, answer: Callable[[Call], Awaitable[Response]]) -> Response:
+        """Answer what runs no model: it pays the request rate alone."""
+        await self._admit_rate(call)
+        response = await answer(call)
+        call.decision.note("status", response.status_code)
         return response
 
     async def submit(self, call: Call, accept: Callable[[Call], Awaitable[Response]]) -> Response:
         """Have `call` accepted as a job. That pays the request rate; everything else is paid when the job runs.
 
-        Its `Idempotency-Key` is the queue's to keep: it is one with the job.
+        Its `Idempotency-Key` is the queue's to keep: it is one with the job. A model that the catalogue lacks is
+        refused here, by this gateway's copy of it; while that is not there yet, by the run.
         """
-        try:
-            _check_model(call)
-            await self._admit_rate(call)
-            response = await accept(call)
-        except ServiceError as error:
-            _note_answer(call.decision, error.status, error.headers)
-            call.decision.note("outcome", error.own_code)
-            raise
-        call.decision.note("status", response.status_code)
-        return response
+
+        async def accept_known(admitted: Call) -> Response:
+            if not _may_use(admitted) or self.limits.catalogue.lacks(admitted.model):
+                raise no_such_model()
+            return await accept(admitted)
+
+        return await self.serve_at_request_rate(call, accept_known)
 
 
-def _check_model(call: Call) -> None:
+def _may_use(call: Call) -> bool:
     models = call.caller.policy.models
-    if models is not None and call.model not in models:
-        raise no_such_model()
+    return models is None or call.model in models
 
 
 def no_such_model() -> NotFound:
     """As inference says it of a model that does not exist: a key does not learn what others may use."""
-    return NotFound("The model does not exist, or you may not use it.", param="model", code="model_not_found")
-
-
-def _note_answer(decision: Decision, status: int, headers: Mapping[str, str]) -> None:
-    for key, header in _TOLD.items():
-        if header in headers:
-            decision.note(key, headers[header])
-    if status == _TOO_MANY_REQUESTS:
-        decision.facts.setdefault("refused", "upstream")  # whoever refuses here has said so already
-    decision.note("status", status)
+    message = "The model does not exist, or you may not use it."
+    return NotFound(message, param="model", code="model_not_found", headers=wire.FINAL)

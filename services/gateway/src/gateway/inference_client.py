@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, cast
 
@@ -59,7 +60,14 @@ class InferenceClient:
             if call.caller.is_replay:
                 headers[wire.MAX_ATTEMPTS] = "1"
             sending()
-            response = await self._send("POST", call.endpoint, headers=headers, content=call.payload, read_s=budget_s)
+            response = await self._send(
+                "POST",
+                call.endpoint,
+                headers=headers,
+                content=call.payload,
+                read_s=budget_s,
+                is_stream=call.is_stream,
+            )
         except BaseException as error:
             if isinstance(error, Unavailable) or (isinstance(error, DeadlineExceeded) and patience_s >= FAIR_WAIT_S):
                 slot.verdict = "too_much"
@@ -75,22 +83,33 @@ class InferenceClient:
         headers = self._headers(identity, request_id, deadline)
         return await self._send("GET", "/v1/models", headers=headers, content=None, read_s=deadline.budget_s())
 
-    async def _send(
-        self, method: str, path: str, *, headers: dict[str, str], content: bytes | None, read_s: float
+    async def _send(  # noqa: PLR0913  # all but two by keyword
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: dict[str, str],
+        content: bytes | None,
+        read_s: float,
+        is_stream: bool = False,
     ) -> httpx2.Response:
+        """`is_stream`: only the answer's head is bounded. A read timeout would move a timer at each chunk."""
         connect_by = time.monotonic() + CONNECT_S
         for attempt in range(1, _CONNECT_TRIES + 1):
             connect_s = max(connect_by - time.monotonic(), 0.01)
-            timeout = httpx2.Timeout(connect=connect_s, read=read_s, write=read_s, pool=connect_s)
+            timeout = httpx2.Timeout(
+                connect=connect_s, read=None if is_stream else read_s, write=read_s, pool=connect_s
+            )
             request = self._client.build_request(
                 method, self._url(path), headers=headers, content=content, timeout=timeout
             )
             try:
-                response = await self._client.send(request, stream=True)
+                async with asyncio.timeout(read_s if is_stream else None):
+                    response = await self._client.send(request, stream=True)
             except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
                 if attempt == _CONNECT_TRIES or time.monotonic() >= connect_by:
                     raise InferenceUnreachable("The inference service cannot be reached.") from error
-            except httpx2.TimeoutException as error:
+            except (httpx2.TimeoutException, TimeoutError) as error:
                 raise DeadlineExceeded("The model did not answer in time.", headers=wire.FINAL) from error
             except httpx2.HTTPError as error:
                 raise Unavailable("The inference service broke the connection.", headers=wire.FINAL) from error

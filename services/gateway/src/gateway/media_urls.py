@@ -38,12 +38,14 @@ def check_media_urls(messages: Iterable[Any]) -> None:
 
 def _check_part(part: dict[str, Any], where: str) -> None:
     for name, value in part.items():
-        if name.endswith("_url"):
+        if name == "url" or name.endswith("_url"):
             url = value.get("url") if isinstance(value, dict) else value
             if not isinstance(url, str) or not is_public(url):
                 # The names of parts are a client's: only the one that everybody uses is repeated.
                 param = f"{where}.{name}" if name == "image_url" else where
                 raise InvalidRequest("The URL is not one of a public host.", param=param, code="invalid_value")
+        elif isinstance(value, dict):  # such as `{"type": "file", "file": {"url": …}}`
+            _check_part(value, where)
 
 
 def is_public(url: str) -> bool:

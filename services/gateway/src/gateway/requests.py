@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from common.errors import InvalidRequest, param_path
+from gateway import embedding_inputs
 from gateway.media_urls import check_media_urls
 from gateway.strict_json import render
 
@@ -74,26 +75,29 @@ class ChatCompletionRequest(_Body):
         return self
 
 
-Tokens = Annotated[list[int], Field(min_length=1, max_length=100_000)]
+_Tokens = Annotated[list[int], Field(min_length=1, max_length=embedding_inputs.MAX_TOKENS)]
+_Inputs = (
+    Annotated[str, Field(min_length=1)]
+    | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=embedding_inputs.MAX_ITEMS)]
+    | _Tokens
+    | Annotated[list[_Tokens], Field(min_length=1, max_length=embedding_inputs.MAX_ITEMS)]
+)
 
 
 class EmbeddingsRequest(_Body):
     """OpenAI's embeddings request."""
 
     model: Model
-    input: (
-        Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=2048)]
-        | Tokens
-        | Annotated[list[Tokens], Field(min_length=1, max_length=2048)]
-    )
+    input: Annotated[Any, PlainValidator(embedding_inputs.judged, json_schema_input_type=_Inputs)]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, Field(ge=1, le=65_536)] | None = None
     user: Annotated[str, Field(max_length=1024)] | None = None
 
 
 class GenerateRequest(_Body):
-    """The simplest door: a prompt in, a text out. Further fields are those of a chat completion."""
+    """The simplest door: a prompt in, a text out. Further fields are those of a chat completion, but for what one text
+    has no place for: tools, log probabilities, audio, more than one answer, a stream.
+    """
 
     prompt: Annotated[str, Field(min_length=1)]
     model: Model | None = None
@@ -103,7 +107,7 @@ class GenerateRequest(_Body):
 class CachePurge(_Body):
     """Which entries of the cache go: those to which everything that is named applies."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"tenant": "acme", "older_than_s": 600}]})
 
     tenant: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     model: Model | None = None

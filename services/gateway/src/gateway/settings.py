@@ -60,6 +60,8 @@ class Settings(ServiceSettings):
     default_model: str | None = Field(default=None, min_length=1, max_length=256)
     """The model of a `/generate` that names none; without it such a request is refused."""
     max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    header_timeout_s: float = Field(default=10, gt=0, le=600)
+    """From a connection, or a request's first byte, to the end of its headers."""
     body_timeout_s: float = Field(default=30, gt=0, le=600)
     request_timeout_s: float = Field(default=120, gt=0, le=3600)
     """For a caller who names no patience of its own, not streamed."""

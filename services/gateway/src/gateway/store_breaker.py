@@ -1,4 +1,7 @@
-"""Leaves the *state* store alone once it failed, until it answers again. No request ever waits to find out."""
+"""Leaves the *state* store alone once it failed, until it answers again. No request ever waits to find out.
+
+One for all who ask it, keys and kept answers: what one of them finds out, the other need not.
+"""
 
 from __future__ import annotations
 

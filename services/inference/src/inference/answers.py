@@ -14,7 +14,7 @@ from common import wire
 from common.deadline import Deadline
 from common.http_client import chunks_of
 from common.streams import sse
-from common.streams.event_stream import relay_chat
+from common.streams.event_stream import ChatRelay
 from common.streams.watchdog import Watchdog
 from common.telemetry import conventions
 from inference import bounded, spans
@@ -207,7 +207,7 @@ class _Opened:
     def events(self, deadline: Deadline, trailer: Callable[[], bytes]) -> AsyncIterator[bytes]:
         total = Deadline.after(min(deadline.remaining_s(), self.target.total_timeout_s))
         silence = Watchdog(self.target.event_gap_timeout_s, total)
-        return relay_chat(self.chunks, self.watch, silence, first=self.first, trailer=trailer)
+        return ChatRelay(self.chunks, self.watch, silence, first=self.first, trailer=trailer)
 
 
 def with_usage(body: Mapping[str, Any]) -> Mapping[str, Any]:

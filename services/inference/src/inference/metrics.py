@@ -132,7 +132,10 @@ class Metrics:
             "spillway.upstream.refusals", [self._of_targets(_refusals)], "{refusal}", "Calls that were not sent."
         )
         meter.create_observable_counter(
-            "spillway.breaker.opened", [self._of_targets(_one(lambda target: target.breaker.opened))], "{time}"
+            "spillway.breaker.opened",
+            [self._of_targets(_one(lambda target: target.breaker.opened))],
+            "{time}",
+            "How often a target failed too often to be asked.",
         )
         meter.create_observable_gauge(
             "spillway.breaker.state",
@@ -141,7 +144,10 @@ class Metrics:
             "0 closed, 1 half open, 2 open.",
         )
         meter.create_observable_gauge(
-            "spillway.target.in_flight", [self._of_targets(_one(lambda target: target.concurrency.in_flight))], "{call}"
+            "spillway.target.in_flight",
+            [self._of_targets(_one(lambda target: target.concurrency.in_flight))],
+            "{call}",
+            "Calls under way.",
         )
         meter.create_observable_gauge(
             "spillway.target.limit",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from common.command_line import run
 from inference.catalogue import Catalogue
 from inference.live_catalogue import read_file
 from inference.models_file import BadCatalogueError
@@ -31,7 +32,7 @@ def schema() -> bytes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0: good; 1: the file is not, each problem being a line `FILE:LINE: FIELD: what`."""
-    parser = argparse.ArgumentParser(prog="just models", description=__doc__)
+    parser = argparse.ArgumentParser(prog="./justw models", description="The catalogue of models.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="judge a models.yaml").add_argument("file", type=Path)
     commands.add_parser("schema", help="print the JSON Schema")
@@ -52,4 +53,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -14,6 +14,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from common.telemetry import conventions
+from common.telemetry.traces import unrecorded_span
 from inference.errors import AttemptFailedError
 from inference.targets import CANCELLED, OK
 
@@ -33,6 +34,8 @@ _LONGEST_TEXT = 256
 
 def start(tracer: Tracer, question: Question, model: str) -> Span:
     """The span of a whole operation. `model` is what may be said of the model that is asked for."""
+    if (unrecorded := unrecorded_span()) is not None:
+        return unrecorded
     span = tracer.start_span(
         conventions.OPERATION.format(operation=question.operation, model=model).rstrip(),
         kind=SpanKind.CLIENT,
@@ -56,6 +59,9 @@ def start(tracer: Tracer, question: Question, model: str) -> Span:
 @contextlib.contextmanager
 def attempt(tracer: Tracer, question: Question) -> Iterator[Span]:
     """The span of one attempt, ended with its outcome: an exception's own message may quote the upstream."""
+    if (unrecorded := unrecorded_span()) is not None:
+        yield unrecorded
+        return
     route = question.route
     span = tracer.start_span(conventions.ATTEMPT, kind=SpanKind.CLIENT)
     if span.is_recording() and route.asked is not None:

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 import httpx2
 import openai
 import orjson
-from opentelemetry import propagate
 
 from common import wire
 from common.errors import DeadlineExceeded, InvalidRequest, RateLimited, ServiceError, Unavailable, UpstreamFailed
+from common.telemetry import trace_context
 from inference.errors import AttemptFailedError
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class Upstream:
         """
         connect_s = min(self._connect_timeout_s, read_timeout_s or self._connect_timeout_s)
         headers: dict[str, Any] = {wire.REQUEST_ID: request_id, **self._auth}
-        propagate.inject(headers)
+        if traceparent := trace_context.traceparent():
+            headers[trace_context.HEADER] = traceparent
         options: Any = {
             "headers": headers,
             "timeout": httpx2.Timeout(connect=connect_s, read=read_timeout_s, write=read_timeout_s, pool=connect_s),

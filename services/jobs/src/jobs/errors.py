@@ -22,7 +22,7 @@ class NoSuchJob(NotFound):
     code = "job_not_found"
 
     def __init__(self) -> None:
-        super().__init__("No such job.", param="id")
+        super().__init__("No such job.", param="job_id")
 
 
 class JobGone(InvalidRequest):
@@ -30,7 +30,7 @@ class JobGone(InvalidRequest):
     code = "job_gone"
 
     def __init__(self) -> None:
-        super().__init__("The job's result is not kept any longer.", param="id")
+        super().__init__("The job's result is not kept any longer.", param="job_id")
 
 
 class IdempotencyMismatch(InvalidRequest):
@@ -38,7 +38,7 @@ class IdempotencyMismatch(InvalidRequest):
     code = "idempotency_key_reused"
 
     def __init__(self) -> None:
-        super().__init__("This Idempotency-Key came with another request before.", param="idempotency-key")
+        super().__init__("This Idempotency-Key came with another request before.", param="Idempotency-Key")
 
 
 class RequestTooLarge(PayloadTooLarge):

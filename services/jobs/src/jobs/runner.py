@@ -167,9 +167,7 @@ class Runner:
 
     async def _give_back(self) -> None:
         runs = list(self._runs)
-        for run in runs:
-            run.task.cancel()
-        await asyncio.gather(*(run.task for run in runs), return_exceptions=True)
+        await end(*(run.task for run in runs))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 for run in runs:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
 import orjson
-from opentelemetry import propagate
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import InvalidRequest, param_path
+from common.telemetry import trace_context
 from jobs.errors import RequestTooLarge
 from jobs.record import Endpoint  # noqa: TC001  # pydantic evaluates it at run time
 from jobs.transitions import NewJob
@@ -57,8 +57,6 @@ def new_job(  # noqa: PLR0913  # what a record is made of, most by keyword
         raise InvalidRequest("An Idempotency-Key has 1 to 255 visible ASCII characters.", param="idempotency-key")
     deadline_s = min(asked.deadline_s or settings.default_deadline_s, settings.max_deadline_s)
     job_id = f"job_{uuid4().hex}"
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
 
     def sealed(value: bytes, field: str) -> bytes:
         return sealer.seal(value, tenant=identity.tenant, job_id=job_id, field=field)
@@ -76,7 +74,7 @@ def new_job(  # noqa: PLR0913  # what a record is made of, most by keyword
             "endpoint": asked.endpoint,
             "max_attempts": settings.max_attempts,
             "request_id": request_id,
-            "traceparent": carrier.get("traceparent", ""),
+            "traceparent": trace_context.traceparent(),
             "is_stream": "1" if asked.body.get("stream") is True else "",
             "metadata": sealed(orjson.dumps(asked.metadata), "metadata") if asked.metadata else b"",
         },

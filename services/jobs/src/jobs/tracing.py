@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
-from opentelemetry.trace import Link, SpanKind, Status, StatusCode
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace import Link, NonRecordingSpan, SpanKind, Status, StatusCode
 
-from common.telemetry import conventions
+from common.telemetry import conventions, trace_context
 from jobs.replay import AttemptFailed, Failed, Outcome
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, TracerProvider
 
     from jobs.record import Claim
-
-_W3C = TraceContextTextMapPropagator()
 
 
 class AttemptSpan:
@@ -44,9 +41,11 @@ class Tracing:
     @contextlib.contextmanager
     def attempt(self, claim: Claim) -> Iterator[AttemptSpan]:
         """A span for the time that the job waited, and one around its attempt."""
-        submission = _W3C.extract({"traceparent": claim.record.traceparent}, otel_context.Context())
-        caller = trace.get_current_span(submission).get_span_context()
-        links = [Link(caller, {conventions.LINK: "submission"})] if caller.is_valid else []
+        caller, submission = trace_context.parsed(claim.record.traceparent), otel_context.Context()
+        links = []
+        if caller is not None:
+            submission = trace.set_span_in_context(NonRecordingSpan(caller), submission)
+            links = [Link(caller, {conventions.LINK: "submission"})]
         attributes: dict[str, str | int] = {
             conventions.JOB_ID: claim.id,
             conventions.TENANT: claim.record.tenant,

@@ -118,14 +118,21 @@ async def test_of_too_many_the_oldest_are_lost_and_counted(settling: Settling, s
     assert (len(store.taken), store.ids[0], settling.lost) == (MOST_WAITING, "2", 2)
 
 
+async def answer_both(store: Store) -> None:
+    store.has_taken.clear()
+    store.answer()
+    await store.has_taken.wait()
+    store.answer()
+
+
 async def test_a_stop_waits_for_what_is_under_way_and_sends_the_rest(settling: Settling, store: Store) -> None:
     async with asyncio.timeout(BOUND_S):
         async with settling.working():
             settling.settle("under way", [], [])
             await store.has_taken.wait()
             settling.settle("the rest", [], [])
-            asyncio.get_running_loop().call_soon(store.answer)
-            asyncio.get_running_loop().call_later(0.01, store.answer)
+            answering = asyncio.create_task(answer_both(store))
+    await answering
     assert store.ids == ["under way", "the rest"]
     assert [answer.cancelled() for _, _, answer in store.taken] == [False, False]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common import wire
-from common.errors import BatchOverloaded, Overloaded, envelope
+from common.errors import BatchOverloaded, Overloaded, PayloadTooLarge, envelope
 from common.health import PATHS as HEALTH_PATHS
 from common.overload.shedder import REASONS
 
@@ -57,6 +57,14 @@ def _refusal(reason: Reason, *, is_batch: bool) -> Refusal:
     return Refusal(error.code, error.status, headers, body)
 
 
+def _too_large() -> Refusal:
+    """Of a body that fits at no time: to come back would not help."""
+    body = envelope("The request body is too large.", type_=PayloadTooLarge.type, code=PayloadTooLarge.code)
+    headers = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
+    return Refusal(str(PayloadTooLarge.code), PayloadTooLarge.status, headers, body)
+
+
+_TOO_LARGE = _too_large()
 _REFUSALS = {
     (reason, is_batch): _refusal(reason, is_batch=is_batch) for reason in REASONS for is_batch in (False, True)
 }
@@ -99,6 +107,8 @@ class Gate:
 def _judge(shedder: Shedder, body_bytes: int, *, is_batch: bool) -> Refusal | None:
     if shedder.begin_turn():
         asyncio.get_running_loop().call_soon(shedder.end_turn)
+    if body_bytes > shedder.max_body_bytes:
+        return _TOO_LARGE
     reason = shedder.reason_to_refuse(body_bytes=body_bytes, is_batch=is_batch)
     return None if reason is None else _REFUSALS[reason, is_batch]
 

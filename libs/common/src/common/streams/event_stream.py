@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import httpx2
 from starlette.responses import Response
@@ -20,8 +20,7 @@ from common.telemetry.traces import note_error
 from common.wire import EVENT_STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from starlette.types import Receive, Scope, Send
 
@@ -41,92 +40,96 @@ class AlreadyToldError(UpstreamFailed):
     """The stream broke, and the client has been told, or cannot be."""
 
 
-async def relay_chat(
-    chunks: AsyncIterator[bytes],
-    stream: sse.ChatStream,
-    silence: Watchdog | None = None,
-    *,
-    first: bytes = b"",
-    trailer: Callable[[], bytes] = bytes,
-) -> AsyncIterator[bytes]:
-    """Pass the whole events of an upstream's chat stream on; end well only if the answer was complete.
+class ChatRelay:
+    """Passes the whole events of an upstream's chat stream on; ends well only if the answer was complete.
 
     `first` are events that `stream` has seen already. `silence` bounds the time between two events with content:
     comments do not count. What `trailer` makes goes right before `[DONE]`, because readers stop there.
 
     Raises `UpstreamFailed` when the upstream broke off, ended early or sent what is no stream of chat events,
-    `DeadlineExceeded` when it fell silent or the deadline of `silence` passed.
+    `DeadlineExceeded` when it fell silent or the deadline of `silence` passed. No generator: what one yields travels as
+    an exception.
     """
-    waiting: AbstractContextManager[object] = silence or contextlib.nullcontext()
-    try:
-        with _as_service_errors(stream, silence):
-            content = 0
-            if first:
-                yield first
-                content = _heard(silence, stream, content)
-            ended = stream.is_done
-            while not ended:
-                with waiting:
-                    chunk = await anext(chunks, None)
-                if chunk is not None and (events := stream.feed(chunk)):
-                    yield events
-                content = _heard(silence, stream, content)
-                ended = chunk is None or stream.is_done
-    finally:
-        if silence is not None:
-            silence.close()
+
+    __slots__ = ("_chunks", "_content", "_first", "_has_ended", "_is_told", "_silence", "_stream", "_trailer")
+
+    def __init__(
+        self,
+        chunks: AsyncIterator[bytes],
+        stream: sse.ChatStream,
+        silence: Watchdog,
+        *,
+        first: bytes = b"",
+        trailer: Callable[[], bytes] = bytes,
+    ) -> None:
+        self._chunks = chunks
+        self._stream = stream
+        self._silence = silence
+        self._first = first
+        self._trailer = trailer
+        self._content = 0
+        self._has_ended = stream.is_done
+        self._is_told = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        stream, silence = self._stream, self._silence
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        try:
+            while not self._has_ended:
+                if stream.content_events != self._content:
+                    self._content = stream.content_events
+                    silence.heard()
+                    if silence.is_past_deadline:
+                        raise TimeoutError  # noqa: TRY301  # as the wait would
+                with silence:
+                    chunk = await self._chunks.__anext__()
+                events = stream.feed(chunk)
+                self._has_ended = stream.is_done
+                if events:
+                    return events
+        except StopAsyncIteration:
+            self._has_ended = True
+        except (httpx2.HTTPError, TimeoutError, sse.MalformedStreamError) as error:
+            raise _as_service_error(error, stream, silence) from error
+        return await self._end()
+
+    async def _end(self) -> bytes:
+        self._silence.close()
+        if self._is_told:
+            # The answer is whole, however its connection ends; a normal end lets the connection be used again.
+            with contextlib.suppress(httpx2.HTTPError, TimeoutError):
+                async with asyncio.timeout(END_GRACE_S):
+                    async for _ in self._chunks:
+                        pass
+            raise StopAsyncIteration
+        if self._stream.failed:
+            raise AlreadyToldError("The upstream reported an error.")
+        if not self._stream.is_complete:
+            raise UpstreamFailed("The answer ended before it was complete.", code="stream_interrupted")
+        self._is_told = True
+        return self._trailer() + sse.DONE
+
+    async def aclose(self) -> None:
+        self._silence.close()
+
+
+def _as_service_error(error: Exception, stream: sse.ChatStream, silence: Watchdog) -> ServiceError:
+    if isinstance(error, sse.StreamTooLargeError):
+        return UpstreamFailed("The upstream's answer is too large.", code="stream_too_large")
+    if isinstance(error, sse.MalformedStreamError):
+        return UpstreamFailed("The upstream sent a malformed stream.", code="stream_malformed")
     if stream.failed:
-        raise AlreadyToldError("The upstream reported an error.")
-    if not stream.is_complete:
-        raise UpstreamFailed("The answer ended before it was complete.", code="stream_interrupted")
-    yield trailer() + sse.DONE
-    # The answer is whole, however its connection ends; a normal end lets the connection be used again.
-    with contextlib.suppress(httpx2.HTTPError, TimeoutError):
-        async with asyncio.timeout(END_GRACE_S):
-            async for _ in chunks:
-                pass
-
-
-def _heard(silence: Watchdog | None, stream: sse.ChatStream, content: int) -> int:
-    """Tell `silence` if there is more content than that, and return how much there is."""
-    if silence is not None and stream.content_events != content:
-        silence.heard()
-        if silence.is_past_deadline:
-            raise TimeoutError
-    return stream.content_events
-
-
-@contextlib.contextmanager
-def _as_service_errors(stream: sse.ChatStream, silence: Watchdog | None) -> Iterator[None]:
-    try:
-        yield
-    except (httpx2.HTTPError, TimeoutError) as error:
-        if stream.failed:
-            raise AlreadyToldError("The upstream reported an error.") from error
-        if silence is not None and silence.is_past_deadline:
-            raise DeadlineExceeded("The request's deadline passed.") from error
-        if isinstance(error, httpx2.TimeoutException | TimeoutError):
-            raise DeadlineExceeded("The answer stalled before its end.", code="stream_stalled") from error
-        raise UpstreamFailed("The answer broke off before its end.", code="stream_interrupted") from error
-    except sse.StreamTooLargeError as error:
-        raise UpstreamFailed("The upstream's answer is too large.", code="stream_too_large") from error
-    except sse.MalformedStreamError as error:
-        raise UpstreamFailed("The upstream sent a malformed stream.", code="stream_malformed") from error
-
-
-async def watched(chunks: AsyncIterator[bytes], *, gap_s: float, deadline: Deadline) -> AsyncIterator[bytes]:
-    """The same chunks, with a bound on the silence between two of them, and on the whole. Raises `TimeoutError`."""
-    silence = Watchdog(gap_s, deadline)
-    try:
-        while True:
-            with silence:
-                chunk = await anext(chunks, None)
-            if chunk is None:
-                return
-            yield chunk
-            silence.heard()
-    finally:
-        silence.close()
+        return AlreadyToldError("The upstream reported an error.")
+    if silence.is_past_deadline:
+        return DeadlineExceeded("The request's deadline passed.")
+    if isinstance(error, httpx2.TimeoutException | TimeoutError):
+        return DeadlineExceeded("The answer stalled before its end.", code="stream_stalled")
+    return UpstreamFailed("The answer broke off before its end.", code="stream_interrupted")
 
 
 class EventStream(Response):
@@ -157,13 +160,11 @@ class EventStream(Response):
         self.init_headers({"cache-control": "no-cache, no-transform", "x-accel-buffering": "no", **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        current = asyncio.current_task()
-        watch = asyncio.create_task(_cancel_on_disconnect(receive, current))
+        sending = asyncio.create_task(self._send_all(scope, send))
+        watch = asyncio.create_task(_cancel_on_disconnect(receive, sending))
         error: ServiceError | None = ServiceError("The stream ended for a reason that nobody foresaw.")
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            # What stands between looks at the start alone; past it a chunk has four coroutines less to go through.
-            error = await self._send_events(scope.get("state", {}).get("send", send))
+            error = await sending
             if error is None:
                 watch.cancel()
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -173,8 +174,6 @@ class EventStream(Response):
                 error = Unavailable("The service is stopping.", code="draining")
                 raise
             error = ClientGone("The client closed the connection.")
-            if current is not None:
-                current.uncancel()
         finally:
             watch.cancel()
             if error is not None and not isinstance(error, ClientGone) and error.code != CLIENT_STALLED:
@@ -184,6 +183,12 @@ class EventStream(Response):
                     await self._close_chunks()
             finally:
                 await asyncio.shield(self._finish(error))
+
+    async def _send_all(self, scope: Scope, send: Send) -> ServiceError | None:
+        """In a task of its own: there a chunk wakes a handful of coroutines, not the thirty of the application."""
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        # What stands between looks at the start alone; past it a chunk has four coroutines less to go through.
+        return await self._send_events(scope.get("state", {}).get("send", send))
 
     async def _send_events(self, send: Send) -> ServiceError | None:
         """Send every event; return what broke the stream, the client having been told if it still reads."""
@@ -212,8 +217,7 @@ class EventStream(Response):
             await close()
 
 
-async def _cancel_on_disconnect(receive: Receive, task: asyncio.Task[object] | None) -> None:
+async def _cancel_on_disconnect(receive: Receive, sending: asyncio.Task[object]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    if task is not None:
-        task.cancel()
+    sending.cancel()

@@ -12,16 +12,13 @@ from typing import TYPE_CHECKING
 import httpx2
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from common.telemetry import conventions
-from common.telemetry.traces import is_sampled
+from common.telemetry import conventions, trace_context
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-_W3C = TraceContextTextMapPropagator()
 _LEAST_ERROR = 400
 """For a client every refusal is an error of its call."""
 
@@ -34,12 +31,14 @@ class ClientSpans(httpx2.AsyncBaseTransport):
         self._tracer = provider.get_tracer("spillway")
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if not is_sampled():
-            _W3C.inject(request.headers)
+        context = trace.get_current_span().get_span_context()
+        if not context.trace_flags.sampled:
+            if context.is_valid:
+                request.headers[trace_context.HEADER] = trace_context.of(context)
             return await self._transport.handle_async_request(request)
         span = self._tracer.start_span(request.method, kind=SpanKind.CLIENT, attributes=_attributes(request))
         try:
-            _W3C.inject(request.headers, trace.set_span_in_context(span))
+            request.headers[trace_context.HEADER] = trace_context.of(span.get_span_context())
             response = await self._transport.handle_async_request(request)
             span.set_attribute(conventions.HTTP_STATUS, response.status_code)
             if response.status_code >= _LEAST_ERROR:

@@ -70,6 +70,13 @@ def is_sampled() -> bool:
     return trace.get_current_span().get_span_context().trace_flags.sampled
 
 
+def unrecorded_span() -> trace.Span | None:
+    """The current span if it belongs to a trace that nobody records: what is done in it needs no span of its own."""
+    span = trace.get_current_span()
+    context = span.get_span_context()
+    return span if context.is_valid and not context.trace_flags.sampled else None
+
+
 def trace_id() -> str | None:
     """The current trace's id in hex, or None when tracing is off."""
     context = trace.get_current_span().get_span_context()

@@ -71,6 +71,8 @@ def told(actor: Actor, action: str, subject: str) -> None:
 
 async def newest(store: Redis, *, count: int, before: str | None) -> list[dict[str, Any]]:
     """Entries, the newest first, older than the entry `before`. Raises `StoreUnavailableError`."""
+    if before is not None and not before.strip("0-"):
+        return []  # before the first id that there can be, which the server calls an error
     with store_errors():
         found: Any = await store.xrevrange(AUDIT, max=f"({before}" if before else "+", count=count)
     return [{"id": entry_id.decode(), **orjson.loads(fields[b"entry"])} for entry_id, fields in found]

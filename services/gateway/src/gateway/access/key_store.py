@@ -119,16 +119,31 @@ async def fetch_keys(store: Redis, kids: Sequence[str]) -> list[KeyRecord]:
     return await _fetch_many(store, kids, key_names.key, KeyRecord.from_json)
 
 
-async def put_tenant(store: Redis, record: TenantRecord, actor: Actor) -> None:
-    before = await fetch_tenant(store, record.tenant)
+async def change_tenant(
+    store: Redis,
+    tenant: str,
+    change: Callable[[TenantRecord], TenantRecord],
+    actor: Actor,
+    action: str = "tenant.change",
+) -> TenantRecord:
+    """As for keys, but without a record it is that of a tenant without limits that is changed."""
+    place = key_names.tenant(tenant)
     with store_errors():
-        async with store.pipeline(transaction=True) as pipe:
-            pipe.set(key_names.tenant(record.tenant), record.to_json())
-            pipe.zadd(key_names.TENANTS, {record.tenant: 0})
-            shown_before = None if before is None else before.shown()
-            audit.append(pipe, actor, "tenant.put", record.tenant, before=shown_before, after=record.shown())
-            await pipe.execute()
-    audit.told(actor, "tenant.put", record.tenant)
+        for _ in range(_CHANGE_TRIES):
+            async with store.pipeline() as pipe:
+                await pipe.watch(place)
+                before = _read(TenantRecord.from_json, tenant, await pipe.get(place))
+                changed = change(before or TenantRecord(tenant))
+                pipe.multi()  # type: ignore[no-untyped-call]  # as above
+                pipe.set(place, changed.to_json())
+                pipe.zadd(key_names.TENANTS, {tenant: 0})
+                shown_before = None if before is None else before.shown()
+                audit.append(pipe, actor, action, tenant, before=shown_before, after=changed.shown())
+                with contextlib.suppress(WatchError):
+                    await pipe.execute()
+                    audit.told(actor, action, tenant)
+                    return changed
+    raise StoreUnavailableError("changed by others at the same time")
 
 
 async def delete_tenant(store: Redis, tenant: str, actor: Actor) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from common.errors import BatchOverloaded, Overloaded
 from gateway.admission.concurrency import AdaptiveLimit, Verdict
+from gateway.admission.prospects import Kind, Prospects
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from gateway.decision import Decision
 
 QUEUE_WAIT_S = 0.5
+VAIN_WAIT_S = 0.05
+"""Where most wait in vain. Half a second absorbs a burst; in a load that stays, it only makes a refusal late."""
 BATCH_SHARE = 0.8
 LIFO_AFTER_S = 0.1
 UNBOUNDED = 2**31
@@ -41,13 +44,14 @@ class _Waiter:
 class Slot:
     """A call under way. `release` it when its work has ended, whatever ended it; a second time does nothing."""
 
-    __slots__ = ("_epoch", "_is_held", "_turnstile", "has_waited", "is_batch", "model", "verdict")
+    __slots__ = ("_epoch", "_is_held", "_turnstile", "has_waited", "is_batch", "model", "tenant", "verdict")
 
-    def __init__(self, turnstile: Turnstile, model: AdaptiveLimit, *, is_batch: bool) -> None:
+    def __init__(self, turnstile: Turnstile, model: AdaptiveLimit, tenant: str, *, is_batch: bool) -> None:
         self._turnstile = turnstile
         self._epoch = model.enter()
         self._is_held = True
         self.model = model
+        self.tenant = tenant
         self.is_batch = is_batch
         self.has_waited = False
         self.verdict: Verdict = "unknown"
@@ -62,9 +66,10 @@ class Slot:
 class Turnstile:
     """At most `ceiling` calls at once, of batch priority at most 80 % of them, of one model what its limit says.
 
-    Who finds no slot waits at most 500 ms. `interactive` goes before `batch`, tenants take turns, and of one tenant the
-    oldest goes first, or the newest once anybody has waited 100 ms: then the oldest are about to give up. In a full
-    queue a newcomer takes the place of one of the tenant that has most there, if that is not its own.
+    Who finds no slot waits at most 500 ms, or 50 where such calls mostly waited in vain. `interactive` goes before
+    `batch`, then the tenant with the fewest slots, in turn if several have as few; of one tenant the oldest, or the
+    newest once anybody has waited 100 ms: then the oldest are about to give up. In a full queue a newcomer takes the
+    place of one of the tenant that has most there, if that is not its own.
     Source: Facebook's adaptive LIFO, "Fail at Scale" (ACM Queue, 2015).
     """
 
@@ -84,7 +89,10 @@ class Turnstile:
         self._in_use = 0
         self.waiting = 0
         self._batch_in_use = 0
+        self._held: collections.Counter[str] = collections.Counter()
+        """Slots, by tenant."""
         self._models: dict[str, AdaptiveLimit] = {}
+        self._prospects = Prospects()
         self._interactive: dict[str, collections.deque[_Waiter]] = {}
         self._batch: dict[str, collections.deque[_Waiter]] = {}
         self.is_batch_shed: Callable[[], bool] = lambda: False
@@ -109,15 +117,28 @@ class Turnstile:
         is_batch = identity.priority == "batch"
         if is_batch and self.is_batch_shed():
             raise _refusal("batch_shed", decision, is_batch=True)
+        kind = Kind(identity.tenant, model, is_batch)
         if self._has_room(limit, is_batch=is_batch):
-            return self._take(limit, is_batch=is_batch)
-        waiter = _Waiter(identity.tenant, is_batch, limit, self._clock(), asyncio.get_running_loop().create_future())
+            self._prospects.note(kind, got_one=True)
+            return self._take(limit, kind.tenant, is_batch=is_batch)
+        longest_s = min(self._queue_wait_s, VAIN_WAIT_S) if self._prospects.are_poor(kind) else self._queue_wait_s
+        try:
+            slot = await self._queue(kind, limit, decision, min(longest_s, max(patience_s, 0)))
+        except (Overloaded, BatchOverloaded):
+            self._prospects.note(kind, got_one=False)
+            raise
+        self._prospects.note(kind, got_one=True)
+        return slot
+
+    async def _queue(self, kind: Kind, limit: AdaptiveLimit, decision: Decision, wait_s: float) -> Slot:
+        is_batch = kind.is_batch
+        waiter = _Waiter(kind.tenant, is_batch, limit, self._clock(), asyncio.get_running_loop().create_future())
         if not self._make_place(waiter):
             raise _refusal("queue_full", decision, is_batch=is_batch)
         self._line_up(waiter)
         try:
             with self._waiting_span():
-                async with asyncio.timeout(min(self._queue_wait_s, max(patience_s, 0))):
+                async with asyncio.timeout(wait_s):
                     await waiter.over
         except BaseException as error:
             self._step_out(waiter)
@@ -134,12 +155,15 @@ class Turnstile:
     def leave(self, slot: Slot) -> None:
         self._in_use -= 1
         self._batch_in_use -= slot.is_batch
+        self._held[slot.tenant] -= 1
+        if not self._held[slot.tenant]:
+            del self._held[slot.tenant]
         while (waiter := self._next()) is not None:
             self._remove(waiter)
             line = self._line(waiter)
             if waiter.tenant in line:
                 line[waiter.tenant] = line.pop(waiter.tenant)  # at the end: it is the others' turn
-            waiter.slot = self._take(waiter.model, is_batch=waiter.is_batch)
+            waiter.slot = self._take(waiter.model, waiter.tenant, is_batch=waiter.is_batch)
             waiter.over.set_result(None)
 
     def _limit_of(self, model: str) -> AdaptiveLimit:
@@ -159,10 +183,11 @@ class Turnstile:
             and not (is_batch and self._batch_in_use >= max(int(self._ceiling * BATCH_SHARE), 1))
         )
 
-    def _take(self, model: AdaptiveLimit, *, is_batch: bool) -> Slot:
+    def _take(self, model: AdaptiveLimit, tenant: str, *, is_batch: bool) -> Slot:
         self._in_use += 1
+        self._held[tenant] += 1
         self._batch_in_use += is_batch
-        return Slot(self, model, is_batch=is_batch)
+        return Slot(self, model, tenant, is_batch=is_batch)
 
     def _line(self, waiter: _Waiter) -> dict[str, collections.deque[_Waiter]]:
         return self._batch if waiter.is_batch else self._interactive
@@ -193,11 +218,14 @@ class Turnstile:
             if not line:
                 continue
             is_lifo = self._clock() - min(own[0].since for own in line.values()) > LIFO_AFTER_S
-            for own in line.values():
+            for _, own in sorted(line.items(), key=self._slots_of):  # of those with as many, in turn
                 for waiter in reversed(own) if is_lifo else own:
                     if not waiter.over.done() and self._has_room(waiter.model, is_batch=waiter.is_batch):
                         return waiter
         return None
+
+    def _slots_of(self, queued: tuple[str, object]) -> int:
+        return self._held[queued[0]]
 
     def _make_place(self, newcomer: _Waiter) -> bool:
         """Whether the newcomer may wait; somebody else may have had to go for it."""

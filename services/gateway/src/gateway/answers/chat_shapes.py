@@ -40,11 +40,10 @@ def split(events: bytes) -> list[bytes]:
 
 def without_usage(events: bytes) -> bytes:
     """The same events for a client that did not ask for usage: its chunk is gone, and the empty field of the others."""
-    if b'"usage"' not in events:
-        return events
-    if _USAGE.search(events):
-        events = b"".join(event for event in split(events) if not _is_usage_chunk(event))
-    return events.replace(_NO_USAGE, b"")  # inside a JSON text these bytes could only stand with escaped quotes
+    events = events.replace(_NO_USAGE, b"")  # inside a JSON text these bytes could only stand with escaped quotes
+    if b'"usage"' in events and _USAGE.search(events):
+        return b"".join(event for event in split(events) if not _is_usage_chunk(event))
+    return events
 
 
 def _is_usage_chunk(event: bytes) -> bool:

@@ -10,8 +10,9 @@ import httpx2
 
 from common import usage, wire
 from common.errors import DeadlineExceeded, UpstreamFailed
+from common.http_client import chunks_of
 from common.streams import sse
-from common.streams.event_stream import relay_chat
+from common.streams.event_stream import ChatRelay
 from common.streams.watchdog import Watchdog
 from gateway.answers.answer import OK, of_upstream, passed_on
 from gateway.answers.chat_shapes import NotAChatAnswerError
@@ -23,7 +24,7 @@ from gateway.errors import InferenceUnreachable
 from gateway.strict_json import render
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from gateway.caching.entry_writer import EntryWriter
     from gateway.caching.hot_entries import HotEntries
@@ -102,14 +103,17 @@ async def fetch(inference: InferenceClient, flight: Flight, call: Call) -> Failu
 
 
 async def _fetch_events(response: httpx2.Response, flight: Flight, call: Call, meter: Meter) -> None:
+    # No read timeout of the client's own: it would set a timer for each chunk.
+    relay = ChatRelay(chunks_of(response), sse.ChatStream(call.choices), Watchdog(STREAM_GAP_S, call.deadline))
     try:
         flight.take_off(Head(is_stream=True, headers=passed_on(response.headers)))
-        async for chunk in _relay(response, call):
+        async for chunk in relay:
             if chunk == sse.DONE:
                 flight.land()
             elif (events := meter.events(chunk)) and not flight.has_ended:
                 flight.add(events)
     finally:
+        await relay.aclose()
         await response.aclose()
 
 
@@ -142,8 +146,3 @@ async def read_whole(response: httpx2.Response) -> bytes:
         raise UpstreamFailed("The answer broke off before its end.", headers=wire.FINAL) from error
     finally:
         await response.aclose()
-
-
-def _relay(response: httpx2.Response, call: Call) -> AsyncIterator[bytes]:
-    silence = Watchdog(STREAM_GAP_S, call.deadline)
-    return relay_chat(response.aiter_raw(), sse.ChatStream(call.choices), silence)

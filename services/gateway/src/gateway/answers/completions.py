@@ -14,7 +14,8 @@ from common import wire
 from common.deadline import Patience
 from common.errors import DeadlineExceeded, ServiceError, Unavailable, UpstreamFailed
 from common.streams import sse
-from common.streams.event_stream import AlreadyToldError, EventStream, watched
+from common.streams.event_stream import AlreadyToldError, EventStream
+from common.streams.watchdog import Watchdog
 from common.telemetry.traces import note_error
 from gateway import tracing
 from gateway.answers.answer import OK, Answer, headers_of, passed_on
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from gateway.caching.cache_client import CacheClient
     from gateway.caching.entry_writer import EntryWriter
     from gateway.caching.hot_entries import HotEntries
-    from gateway.call import Call, ModelsCall
+    from gateway.call import Call
     from gateway.coalescing.flights import Flights, Work
     from gateway.inference_client import InferenceClient
 
@@ -93,12 +94,12 @@ class Completions:
             found = await self._brought(call, plan, work, read)
         return found.response() if isinstance(found, Answer) else found
 
-    async def models(self, call: ModelsCall, receive: Receive) -> Answer:
+    async def models(self, call: Call, receive: Receive) -> Answer:
         """The models that the key may ask for."""
         async with Patience(call.deadline, receive):
             response = await self.inference.models(call.identity, call.request_id, call.deadline)
             body = await read_whole(response)
-        return Answer(response.status_code, body, passed_on(response.headers))
+        return Answer(response.status_code, body, {} if response.is_success else passed_on(response.headers))
 
     # -- where it comes from -----------------------------------------------------------------------------------------
 
@@ -296,8 +297,9 @@ def _told(convert: Callable[[], bytes]) -> bytes:
 
 async def _relay(flight: Flight, call: Call, *, strips: bool) -> AsyncIterator[bytes]:
     """The flight's events for one client. Raises `ServiceError` when it broke."""
+    waiting = Watchdog(call.deadline.remaining_s(), call.deadline)
     try:
-        async for events in watched(flight.pieces(), gap_s=call.deadline.remaining_s(), deadline=call.deadline):
+        async for events in flight.pieces(waiting):
             if shown := without_usage(events) if strips else events:
                 yield shown
     except FlightFailedError as failed:
@@ -308,4 +310,6 @@ async def _relay(flight: Flight, call: Call, *, strips: bool) -> AsyncIterator[b
         raise UpstreamFailed("The answer broke off before its end.", code="stream_interrupted") from None
     except TimeoutError:
         raise DeadlineExceeded("The request's deadline passed.") from None
+    finally:
+        waiting.close()
     yield sse.DONE

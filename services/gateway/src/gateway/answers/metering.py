@@ -46,11 +46,14 @@ class Meter:
 
     def events(self, events: bytes) -> bytes:
         """Count events as they pass; return them without inference's comment."""
+        if events.count(b"usage") == events.count(b'"usage":null'):  # neither a comment nor a chunk that tells it
+            self._events += events.count(b"\n\n")
+            return events
         events, reported = take_comment(events)
         if reported is not None:
             self._reported = reported
         self._events += events.count(b"\n\n")
-        if b'"usage"' in events and _USAGE.search(events):
+        if _USAGE.search(events):
             for event in split(events):
                 if _USAGE.search(event):
                     self.body(sse.data_of(event) or b"")

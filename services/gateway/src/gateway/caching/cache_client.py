@@ -13,9 +13,9 @@ import orjson
 
 from common import framing, wire
 from common.errors import InvalidRequest
+from common.lateness import answered_within
 from gateway.caching.hot_entries import Hit
 from gateway.caching.sealing import SealBrokenError
-from gateway.lateness import answered_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -7,9 +7,10 @@ same pieces, each at its own pace. None of them slows the feeder: what is too fa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
 import orjson
@@ -17,13 +18,15 @@ import orjson
 from common.errors import ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from gateway.caching.hot_entries import Hit
     from gateway.call import Call
 
 MAX_BYTES = 8 * 1024 * 1024
 """Of the pieces that are kept for those who are behind."""
+_UNBOUND = contextlib.nullcontext()
 ENOUGH_OF_ITS_TIME = 0.5
 """A caller joins a flight whose leader has set a time limit of its own only if that lasts for half of the caller's."""
 
@@ -108,7 +111,7 @@ class Flight:
         self._pieces: deque[bytes] = deque()
         self._base = 0
         self._bytes = 0
-        self._changed = asyncio.Event()
+        self._changed: list[asyncio.Future[None]] = []
 
     # -- those who wait ----------------------------------------------------------------------------------------------
 
@@ -140,13 +143,13 @@ class Flight:
         """Return once there is a first piece, or an entry. Raises `FlightFailedError` or `FlightLostError`."""
         while not (self.has_ended or (self.head is not None and self._base + len(self._pieces))):
             await self.change()
-        self._raise_failure()
+        self.raise_failure()
 
     async def landed(self) -> None:
         """Return once the answer is whole. Raises as above."""
         while not self.has_ended:
             await self.change()
-        self._raise_failure()
+        self.raise_failure()
 
     def content(self) -> bytes:
         """All pieces. Raises `FlightLostError` when the first of them are gone."""
@@ -154,27 +157,18 @@ class Flight:
             raise FlightLostError
         return b"".join(self._pieces)
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """Each piece from the first, as it comes. Raises as above."""
-        place = 0
-        while True:
-            while place < self.count:
-                if place < self._base:
-                    raise FlightLostError
-                yield self.piece(place)
-                place += 1
-            if self.has_ended:
-                self._raise_failure()
-                return
-            await self.change()
+    def pieces(self, bound: AbstractContextManager[object] = _UNBOUND) -> Pieces:
+        """Each piece from the first, as it comes; `bound` is entered for each wait. Raises as above."""
+        return Pieces(self, bound)
 
     def piece(self, place: int) -> bytes:
+        """Raises `FlightLostError` when it is gone."""
+        if place < self._base:
+            raise FlightLostError
         return self._pieces[place - self._base]
 
     def since(self, place: int) -> list[bytes]:
         """The pieces from `place` on. Raises `FlightLostError` when some of them are gone."""
-        if place < self._base:
-            raise FlightLostError
         return [self.piece(number) for number in range(place, self.count)]
 
     @property
@@ -187,9 +181,12 @@ class Flight:
         return self._base == 0
 
     async def change(self) -> None:
-        await self._changed.wait()
+        # No asyncio.Event: to wait for one costs twice as much, and each change would need a new one.
+        changed = asyncio.get_running_loop().create_future()
+        self._changed.append(changed)
+        await changed
 
-    def _raise_failure(self) -> None:
+    def raise_failure(self) -> None:
         if self.failure is not None:
             raise FlightFailedError(self.failure)
         if self.is_lost:
@@ -228,5 +225,32 @@ class Flight:
             self.land()
 
     def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        waiting, self._changed = self._changed, []
+        for changed in waiting:
+            if not changed.done():  # else whoever waited was cancelled
+                changed.set_result(None)
+
+
+class Pieces:
+    """Those of a flight, for one of those who wait."""
+
+    __slots__ = ("_bound", "_flight", "_place")
+
+    def __init__(self, flight: Flight, bound: AbstractContextManager[object]) -> None:
+        self._flight = flight
+        self._bound = bound
+        self._place = 0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        flight = self._flight
+        while self._place >= flight.count:
+            if flight.has_ended:
+                flight.raise_failure()
+                raise StopAsyncIteration
+            with self._bound:
+                await flight.change()
+        self._place += 1
+        return flight.piece(self._place - 1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from common.background import end
 from common.errors import DeadlineExceeded, ServiceError
 from common.streams.event_stream import AlreadyToldError
+from common.telemetry import trace_context
 from gateway import tracing
 from gateway.caching.cache_client import CacheClient, Follow, Found, Lead
 from gateway.caching.hot_entries import Hit, HotEntries
@@ -203,7 +204,7 @@ class Flights:
 
     async def _lead(self, trip: _Trip, call: Call, lease: str, looked_since: float) -> None:
         flight = trip.flight
-        flight.traceparent = tracing.traceparent()
+        flight.traceparent = trace_context.traceparent()
         if trip.plan.looks:
             call.timings.record("cache", looked_since)
         call.reservation.hold()

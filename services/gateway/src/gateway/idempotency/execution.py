@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from common.background import running
 from common.errors import ClientGone, UpstreamFailed
 from gateway.caching.sealing import SealBrokenError
 from gateway.errors import StoreUnavailableError
@@ -20,8 +21,6 @@ from gateway.idempotency.recording import Recorded
 from gateway.idempotency.run import Follower, Run
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from gateway.idempotency.records import Claim, Records
 
 logger = logging.getLogger(__name__)
@@ -132,7 +131,7 @@ class Execution:
             if not self._followers:
                 break
             run = Run(max(self._followers, key=lambda follower: follower.call.deadline.at))
-            async with self._holding(run):
+            async with running(self._hold(run)):
                 await run.perform()
             if run.is_stopped and self.is_ending:
                 raise ClientGone("Nobody waits for this answer.")
@@ -148,17 +147,11 @@ class Execution:
             self.leave(run.maker)
         raise UpstreamFailed("The answer broke off before its end.", code="stream_interrupted")
 
-    @contextlib.asynccontextmanager
-    async def _holding(self, run: Run) -> AsyncIterator[None]:
-        holder = asyncio.create_task(self._hold(run))
-        try:
-            yield
-        finally:
-            holder.cancel()
-            await asyncio.gather(holder, return_exceptions=True)
-
     async def _hold(self, run: Run) -> None:
-        """Renew the lease; stop the run when it is lost, and when nobody waits any more, here or elsewhere."""
+        """Renew the lease; stop the run when it is lost, and when nobody waits any more, here or elsewhere.
+
+        To be ended for good: redis-py may swallow a cancellation, and the answer would wait for the next one.
+        """
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._records.keeping.lease_s / 3):

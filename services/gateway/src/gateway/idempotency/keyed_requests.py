@@ -123,7 +123,7 @@ class KeyedRequests:
             found = self._under_way[name] = (execution, asyncio.create_task(execution.run()))
             found[1].add_done_callback(lambda task: self._forget(name, task))
         elif found[0].body != body:
-            raise IdempotencyKeyReused("This Idempotency-Key was used with another request body.")
+            raise IdempotencyKeyReused("This Idempotency-Key was used with another request body.", param=HEADER)
         else:
             found[0].join(follower)
         return found

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     from common.telemetry.spans import StoreSpans
     from gateway.settings import Settings
+    from gateway.store_breaker import StoreBreaker
 
 
 async def open_keyed_requests(
-    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, spans: StoreSpans
+    stack: contextlib.AsyncExitStack, settings: Settings, store: Redis, breaker: StoreBreaker, spans: StoreSpans
 ) -> KeyedRequests:
     """They end with `stack`: what still runs is given up, so that another replica takes it over at once."""
     sealer = Sealer(*revealed(settings.seal_secret, settings.seal_secret_previous))
@@ -30,7 +31,7 @@ async def open_keyed_requests(
         tenant_bytes=settings.idempotency_tenant_bytes,
         total_bytes=settings.idempotency_total_bytes,
     )
-    records = Records(store, sealer, keeping, spans=spans)
+    records = Records(store, sealer, keeping, breaker=breaker, spans=spans)
     keyed_requests = KeyedRequests(records, secret=settings.seal_secret.get_secret_value())
     await stack.enter_async_context(keyed_requests.closing())
     return keyed_requests

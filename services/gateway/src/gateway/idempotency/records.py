@@ -7,12 +7,11 @@ Source: the draft "The Idempotency-Key HTTP Header Field" (IETF httpapi).
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from common.telemetry.spans import UNTRACED, StoreSpans
 from gateway.errors import StoreUnavailableError
@@ -24,10 +23,9 @@ if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
     from gateway.caching.sealing import Sealer
+    from gateway.store_breaker import StoreBreaker
 
 PREFIX = "v1:{idempotency}:"
-STORE_REST_S = 1
-"""After a failure the store is left alone this long: a frozen one costs a request its timeout once, not each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +64,16 @@ class Records:
         sealer: Sealer,
         keeping: Keeping,
         *,
+        breaker: StoreBreaker,
         store_clock: Callable[[], int] | None = None,
-        clock: Callable[[], float] = time.monotonic,
         spans: StoreSpans = UNTRACED,
     ) -> None:
-        """`store_clock` (Unix ms) replaces the server's own, in tests."""
+        """`breaker`: that of everybody who asks this store. `store_clock` (Unix ms) replaces its own, in tests."""
         self.keeping = keeping
         self._spans = spans
         self._sealer = sealer
         self._store_clock = store_clock
-        self._clock = clock
-        self._rests_until = 0.0
+        self._breaker = breaker
         self._claim, self._renew, self._finish, self._release = (
             store.register_script(Path(__file__).with_name(f"{name}.lua").read_text())
             for name in ("claim", "renew", "finish", "release")
@@ -124,13 +121,15 @@ class Records:
         return round(self.keeping.lease_s * 1000)
 
     async def _run(self, script: AsyncScript, keys: list[str], *args: str | bytes | int) -> Any:
-        if self._clock() < self._rests_until:
+        if self._breaker.is_open:
             raise StoreUnavailableError("resting")
         now = "" if self._store_clock is None else self._store_clock()
         try:
             reply: Any = await script(keys=keys, args=[*args, now])
+        except ResponseError as error:  # full, or read-only: it answers at once, and keys can be read
+            raise StoreUnavailableError(type(error).__name__) from error
         except (RedisError, OSError, TimeoutError) as error:
-            self._rests_until = self._clock() + STORE_REST_S
+            self._breaker.trip(type(error).__name__)
             raise StoreUnavailableError(type(error).__name__) from error
         return reply
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from common.errors import NotFound
+from common.errors import InvalidRequest, NotFound
+from gateway import admin_answers as answers
 from gateway.access import key_store
 from gateway.access.keys import digest_of, generate_key
 from gateway.access.records import KeyRecord, record_for
@@ -24,14 +25,22 @@ router = APIRouter(
     dependencies=[Depends(acceptable_content), Depends(administrator)],
     responses=ERRORS,
 )
-Kid = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
+KeyId = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
 PageSize = Annotated[int, Query(ge=1, le=1_000)]
 NEW_KEY_ENVIRONMENT = "live"
 
 
-@router.post("/keys", status_code=201, summary="Make a key; it is shown this once", openapi_extra=json_body(KeyRequest))
+@router.post(
+    "/keys",
+    status_code=201,
+    summary="Make a key; it is shown this once",
+    openapi_extra=json_body(KeyRequest),
+    responses={201: {"model": answers.KeyMade}},
+)
 async def create_key(request: Request, administrator: Administrator, body: JsonBody) -> JSONResponse:
     asked = check(body, KeyRequest)
+    if asked.expires_at is not None and asked.expires_at <= time.time():
+        raise InvalidRequest("'expires_at' has passed already.", param="expires_at", code="invalid_value")
     key = generate_key(NEW_KEY_ENVIRONMENT)
     record = asked.upon(record_for(key.text, pepper=_pepper(request), tenant=asked.tenant, name=asked.name))
     await key_store.put_key(state_of(request)["store"], record, administrator)
@@ -39,7 +48,11 @@ async def create_key(request: Request, administrator: Administrator, body: JsonB
     return JSONResponse(_shown(record, key=key.text), 201)
 
 
-@router.get("/keys", summary="List keys in the order of their ids, those of the keys file first")
+@router.get(
+    "/keys",
+    summary="List keys in the order of their ids, those of the keys file first",
+    responses={200: {"model": answers.KeyPage}},
+)
 async def list_keys(
     request: Request,
     tenant: TenantName | None = None,
@@ -56,51 +69,57 @@ async def list_keys(
     return JSONResponse({"data": data, "next_after": page.next_after})
 
 
-@router.get("/keys/{kid}", summary="Show a key's record")
-async def show_key(request: Request, kid: Kid) -> JSONResponse:
+@router.get("/keys/{key_id}", summary="Show a key's record", responses={200: {"model": answers.KeyShown}})
+async def show_key(request: Request, key_id: KeyId) -> JSONResponse:
     state = state_of(request)
-    record = state["declared"].now.keys.get(kid) or await key_store.fetch_key(state["store"], kid)
-    (last_used_at,) = await key_store.last_used(state["store"], [kid])
+    record = state["declared"].now.keys.get(key_id) or await key_store.fetch_key(state["store"], key_id)
+    (last_used_at,) = await key_store.last_used(state["store"], [key_id])
     return JSONResponse(_shown(_found(record), last_used_at=last_used_at))
 
 
-@router.patch("/keys/{kid}", summary="Change a key: a merge patch (RFC 7396)", openapi_extra=json_body(KeyChange))
-async def change_key(request: Request, administrator: Administrator, kid: Kid, body: JsonBody) -> JSONResponse:
+@router.patch(
+    "/keys/{key_id}",
+    summary="Change a key: a merge patch (RFC 7396)",
+    openapi_extra=json_body(KeyChange),
+    responses={200: {"model": answers.KeyShown}},
+)
+async def change_key(request: Request, administrator: Administrator, key_id: KeyId, body: JsonBody) -> JSONResponse:
     change = check(body, KeyChange)
-    _refuse_declared(request, kid)
+    _refuse_declared(request, key_id)
     state = state_of(request)
-    record = _found(await key_store.change_key(state["store"], kid, change.upon, administrator))
-    state["directory"].forget(kid)
-    (last_used_at,) = await key_store.last_used(state["store"], [kid])
+    record = _found(await key_store.change_key(state["store"], key_id, change.upon, administrator))
+    state["directory"].forget(key_id)
+    (last_used_at,) = await key_store.last_used(state["store"], [key_id])
     return JSONResponse(_shown(record, last_used_at=last_used_at))
 
 
 @router.post(
-    "/keys/{kid}/rotate",
+    "/keys/{key_id}/rotate",
     summary="Give a key a new secret, shown this once; the old one stays good for a while",
     openapi_extra=json_body(RotationRequest),
+    responses={200: {"model": answers.KeyMade}},
 )
-async def rotate_key(request: Request, administrator: Administrator, kid: Kid, body: JsonBody) -> JSONResponse:
+async def rotate_key(request: Request, administrator: Administrator, key_id: KeyId, body: JsonBody) -> JSONResponse:
     asked = check(body, RotationRequest)
-    _refuse_declared(request, kid)
-    key = generate_key(NEW_KEY_ENVIRONMENT, kid)
+    _refuse_declared(request, key_id)
+    key = generate_key(NEW_KEY_ENVIRONMENT, key_id)
     digest, until = digest_of(key.text, _pepper(request)), time.time() + asked.grace_s
     state = state_of(request)
     record = _found(
         await key_store.change_key(
-            state["store"], kid, lambda record: record.rotated(digest, until), administrator, "key.rotate"
+            state["store"], key_id, lambda record: record.rotated(digest, until), administrator, "key.rotate"
         )
     )
-    state["directory"].forget(kid)
+    state["directory"].forget(key_id)
     return JSONResponse(_shown(record, key=key.text))
 
 
-@router.delete("/keys/{kid}", status_code=204, summary="Delete a key; every replica refuses it within 10 s")
-async def remove_key(request: Request, administrator: Administrator, kid: Kid) -> Response:
-    _refuse_declared(request, kid)
-    if not await key_store.delete_key(state_of(request)["store"], kid, administrator):
+@router.delete("/keys/{key_id}", status_code=204, summary="Delete a key; every replica refuses it within 10 s")
+async def remove_key(request: Request, administrator: Administrator, key_id: KeyId) -> Response:
+    _refuse_declared(request, key_id)
+    if not await key_store.delete_key(state_of(request)["store"], key_id, administrator):
         raise _no_such_key()
-    state_of(request)["directory"].forget(kid)
+    state_of(request)["directory"].forget(key_id)
     return Response(status_code=204)
 
 
@@ -108,8 +127,8 @@ def _pepper(request: Request) -> str:
     return state_of(request)["settings"].key_pepper.get_secret_value()
 
 
-def _refuse_declared(request: Request, kid: str) -> None:
-    if kid in state_of(request)["declared"].now.keys:
+def _refuse_declared(request: Request, key_id: str) -> None:
+    if key_id in state_of(request)["declared"].now.keys:
         raise AlreadyDeclared
 
 
@@ -120,7 +139,7 @@ def _found(record: KeyRecord | None) -> KeyRecord:
 
 
 def _no_such_key() -> NotFound:
-    return NotFound("No such key.", param="kid")
+    return NotFound("No such key.", param="key_id")
 
 
 def _shown(record: KeyRecord, *, last_used_at: float | None = None, key: str | None = None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 
 from common.errors import InvalidRequest, Unavailable
 from common.identity import HopIdentity
+from gateway import admin_answers as answers
 from gateway.caching.fingerprint import model_digits
 from gateway.dependencies import JsonBody, acceptable_content, administrator, state_of
 from gateway.requests import CachePurge, check
@@ -26,7 +27,11 @@ TIMEOUT_S = 10
 _OPERATOR = HopIdentity("operator", "admin")
 
 
-@router.get("/stats", summary="Hits and misses by tenant, the store's memory, and this replica's own counts")
+@router.get(
+    "/stats",
+    summary="Hits and misses by tenant, the store's memory, and this replica's own counts",
+    responses={200: {"model": answers.CacheStatistics}},
+)
 async def cache_statistics(request: Request) -> JSONResponse:
     completions = state_of(request)["completions"]
     cache = completions.cache
@@ -50,6 +55,7 @@ async def cache_statistics(request: Request) -> JSONResponse:
     "/purges",
     summary="Delete entries; `is_complete` is false when the same call has to be made again",
     openapi_extra=json_body(CachePurge),
+    responses={200: {"model": answers.Purged}},
 )
 async def purge_cache(request: Request, body: JsonBody) -> JSONResponse:
     """What other replicas of the gateway remember shows for as long as they remember it: two seconds by default."""

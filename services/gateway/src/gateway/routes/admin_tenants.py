@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from common.errors import NotFound
+from gateway import admin_answers as answers
 from gateway.access import audit, key_store
-from gateway.admin_requests import TenantRequest
+from gateway.access.records import TenantRecord
+from gateway.admin_requests import TenantChange, TenantRequest
 from gateway.dependencies import Administrator, JsonBody, acceptable_content, administrator, state_of
 from gateway.errors import AlreadyDeclared
 from gateway.requests import check
@@ -25,7 +28,11 @@ router = APIRouter(
 Tenant = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
-@router.get("/tenants", summary="List tenants that have a record, in the order of their names")
+@router.get(
+    "/tenants",
+    summary="List tenants that have a record, in the order of their names",
+    responses={200: {"model": answers.TenantPage}},
+)
 async def list_tenants(
     request: Request, after: Annotated[str, Query(max_length=64)] = "", limit: PageSize = 100
 ) -> JSONResponse:
@@ -35,7 +42,7 @@ async def list_tenants(
     return JSONResponse({"data": [record.shown() for record in declared + records], "next_after": next_after})
 
 
-@router.get("/tenants/{tenant}", summary="Show a tenant's record")
+@router.get("/tenants/{tenant}", summary="Show a tenant's record", responses={200: {"model": answers.TenantShown}})
 async def show_tenant(request: Request, tenant: Tenant) -> JSONResponse:
     state = state_of(request)
     record = state["declared"].now.tenants.get(tenant) or await key_store.fetch_tenant(state["store"], tenant)
@@ -48,14 +55,21 @@ async def show_tenant(request: Request, tenant: Tenant) -> JSONResponse:
     "/tenants/{tenant}",
     summary="Set a tenant's limits, or disable all its keys; every replica follows within 10 s",
     openapi_extra=json_body(TenantRequest),
+    responses={200: {"model": answers.TenantShown}},
 )
 async def put_tenant(request: Request, administrator: Administrator, tenant: Tenant, body: JsonBody) -> JSONResponse:
     record = check(body, TenantRequest).record(tenant)
-    _refuse_declared(request, tenant)
-    state = state_of(request)
-    await key_store.put_tenant(state["store"], record, administrator)
-    state["directory"].forget_all()
-    return JSONResponse(record.shown())
+    return await _changed(request, administrator, tenant, lambda _: record, "tenant.put")
+
+
+@router.patch(
+    "/tenants/{tenant}",
+    summary="Change a tenant: a merge patch (RFC 7396), also of one without a record, which has no limits",
+    openapi_extra=json_body(TenantChange),
+    responses={200: {"model": answers.TenantShown}},
+)
+async def change_tenant(request: Request, administrator: Administrator, tenant: Tenant, body: JsonBody) -> JSONResponse:
+    return await _changed(request, administrator, tenant, check(body, TenantChange).upon, "tenant.change")
 
 
 @router.delete("/tenants/{tenant}", status_code=204, summary="Delete the record of a tenant that has no keys")
@@ -66,7 +80,11 @@ async def remove_tenant(request: Request, administrator: Administrator, tenant: 
     return Response(status_code=204)
 
 
-@router.get("/audit", summary="Who changed which key or tenant, the newest change first")
+@router.get(
+    "/audit",
+    summary="Who changed which key or tenant, the newest change first",
+    responses={200: {"model": answers.AuditPage}},
+)
 async def list_audit(
     request: Request, before: Annotated[str, Query(pattern=r"^([0-9]{1,15}-[0-9]{1,15})?$")] = "", limit: PageSize = 100
 ) -> JSONResponse:
@@ -74,6 +92,20 @@ async def list_audit(
     entries = await audit.newest(state_of(request)["store"], count=limit, before=before or None)
     next_before = entries[-1]["id"] if len(entries) == limit else None
     return JSONResponse({"data": entries, "next_before": next_before})
+
+
+async def _changed(
+    request: Request,
+    administrator: Administrator,
+    tenant: str,
+    change: Callable[[TenantRecord], TenantRecord],
+    action: str,
+) -> JSONResponse:
+    _refuse_declared(request, tenant)
+    state = state_of(request)
+    record = await key_store.change_tenant(state["store"], tenant, change, administrator, action)
+    state["directory"].forget_all()
+    return JSONResponse(record.shown())
 
 
 def _refuse_declared(request: Request, tenant: str) -> None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import JSONResponse
 
 from common.errors import InvalidRequest
+from gateway import admin_answers as answers
 from gateway.dependencies import administrator, state_of
 from gateway.limits.errors import LimitsStoreAwayError, UsageUnavailable
 from gateway.limits.ledger import MEASURES, UsageRow
@@ -21,7 +22,9 @@ Name = Annotated[str | None, Query(min_length=1, max_length=256)]
 _From = Annotated[dt.date | None, Query(alias="from", description="The first UTC day, YYYY-MM-DD; default: today.")]
 
 
-@router.get("/usage", summary="What was used, by UTC day, tenant, key and model")
+@router.get(
+    "/usage", summary="What was used, by UTC day, tenant, key and model", responses={200: {"model": answers.UsagePage}}
+)
 async def show_usage(  # noqa: PLR0913  # one for each thing that can be asked for
     request: Request, *, from_: _From = None, to: Day = None, tenant: Name = None, key: Name = None, model: Name = None
 ) -> JSONResponse:

@@ -8,6 +8,14 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 
+_EXAMPLE = {
+    "error": {
+        "message": "Invalid 'model': Field required.",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "invalid_value",
+    }
+}
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -25,8 +33,11 @@ _ERROR = {
     },
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": description, "content": {"application/json": {"schema": _ERROR}}}
-    for status, description in (("4XX", "Refused"), ("5XX", "Failed, or not now"))
+    status: {
+        "description": description,
+        "content": {"application/json": {"schema": _ERROR} | example},
+    }
+    for status, description, example in (("4XX", "Refused", {"example": _EXAMPLE}), ("5XX", "Failed, or not now", {}))
 }
 """The `responses` of every router: one shape for all errors."""
 

@@ -10,9 +10,10 @@ from starlette.responses import Response
 
 from common.errors import UpstreamFailed
 from gateway.answers.answer import Answer
-from gateway.call import CHAT, Call
-from gateway.dependencies import Calls, ModelBody, acceptable_content, authenticated, state_of
-from gateway.jobs.submissions import GENERATE, chat_of, prefers_async
+from gateway.call import Call
+from gateway.dependencies import Calls, JsonBody, acceptable_content, authenticated, state_of
+from gateway.jobs.submissions import prefers_async
+from gateway.judging import GENERATE
 from gateway.requests import GenerateRequest, GenerateResponse
 from gateway.routes import jobs
 from gateway.routes.describe import ERRORS, json_body
@@ -29,11 +30,10 @@ _OK = 200
     openapi_extra=json_body(GenerateRequest),
     responses={200: {"model": GenerateResponse}},
 )
-async def generate(request: Request, calls: Calls, body: ModelBody) -> Response:
+async def generate(request: Request, calls: Calls, body: JsonBody) -> Response:
     state = state_of(request)
     if state["jobs"] is not None and prefers_async(request.headers):
         return await jobs.submit_instead(request, calls, GENERATE, body)
-    chat = chat_of(body, default_model=state["settings"].default_model)
 
     async def answer(admitted: Call) -> Response:
         found = await state["completions"].answer(admitted, admitted.receive)
@@ -41,14 +41,15 @@ async def generate(request: Request, calls: Calls, body: ModelBody) -> Response:
             return found.response()
         return Answer(_OK, _generated(found), found.headers).response()
 
-    return await state["governor"].serve(calls(CHAT, chat), answer)
+    return await state["governor"].serve(calls(GENERATE, body), answer)
 
 
 def _generated(answer: Answer) -> bytes:
     try:
         completion: dict[str, Any] = orjson.loads(answer.body)
-        result = completion["choices"][0]["message"]["content"] or ""
+        message = completion["choices"][0]["message"]
+        result = message.get("content") or message.get("refusal") or ""
         shown = {"result": result, "model": completion["model"], "cached": answer.is_cached}
         return orjson.dumps(shown | {"usage": completion.get("usage")})
-    except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
         raise UpstreamFailed("The upstream's answer was not a chat completion.") from error

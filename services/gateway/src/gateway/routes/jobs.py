@@ -14,7 +14,9 @@ from common.deadline import Deadline, Patience
 from common.errors import InvalidRequest, ServiceError
 from common.identity import HopIdentity
 from common.streams.event_stream import EventStream
+from gateway import admin_answers as answers
 from gateway.call import Call
+from gateway.decision import Decision
 from gateway.dependencies import (
     CallFactory,
     Calls,
@@ -27,7 +29,7 @@ from gateway.dependencies import (
 from gateway.idempotency.errors import HEADER
 from gateway.idempotency.keyed_requests import key_in
 from gateway.jobs.jobs_client import CALL_S, OPERATOR, JobsClient, relayed
-from gateway.jobs.submissions import JobRequest, judge, rendered
+from gateway.jobs.submissions import JobRequest, rendered
 from gateway.requests import check
 from gateway.routes.describe import ERRORS, json_body
 
@@ -97,7 +99,7 @@ async def follow_job(
         headers={} if last_event_id is None else {"last-event-id": last_event_id},
     )
     if response.status_code != _OK:
-        return _answer(response)
+        return _answer(request, response)
 
     async def finish(error: ServiceError | None) -> None:
         await response.aclose()
@@ -113,9 +115,7 @@ async def cancel_job(request: Request, calls: Calls, job_id: JobId) -> Response:
 
 async def submit(request: Request, calls: CallFactory, asked: JobRequest) -> Response:
     """Judge what is to run later as if it ran now, pay the request rate, and have it accepted."""
-    settings = state_of(request)["settings"]
-    judged = judge(asked.endpoint, asked.body, default_model=settings.default_model, denied=settings.denied_fields)
-    call = calls(judged.endpoint, judged.body, is_stream=judged.is_stream, choices=judged.choices)
+    call = calls(asked.endpoint, asked.body)
     key = key_in(request.headers)
 
     async def accept(admitted: Call) -> Response:
@@ -138,7 +138,12 @@ async def submit_instead(request: Request, calls: CallFactory, endpoint: str, bo
     return answer
 
 
-@admin_router.get("", summary="List jobs of all tenants; dead letters unless a state is named", response_class=Response)
+@admin_router.get(
+    "",
+    summary="List jobs of all tenants; dead letters unless a state is named",
+    response_class=Response,
+    responses={200: {"model": answers.JobPage}},
+)
 async def list_all_jobs(
     request: Request,
     state: Annotated[State | Literal["dead", "open", "all"], Query()] = "dead",
@@ -150,19 +155,33 @@ async def list_all_jobs(
     return await _passed(request, OPERATOR, "GET", "/v1/admin/jobs", params=params)
 
 
-@admin_router.get("/{job_id}", summary="Show a job's record, without what it holds", response_class=Response)
+@admin_router.get(
+    "/{job_id}",
+    summary="Show a job's record, without what it holds",
+    response_class=Response,
+    responses={200: {"model": answers.JobShown}},
+)
 async def inspect_job(request: Request, job_id: JobId) -> Response:
     return await _passed(request, OPERATOR, "GET", f"/v1/admin/jobs/{job_id}")
 
 
 @admin_router.put(
-    "/{job_id}/retry", status_code=202, summary="Run a dead letter again, as a new job", response_class=Response
+    "/{job_id}/retry",
+    status_code=202,
+    summary="Run a dead letter again, as a new job",
+    response_class=Response,
+    responses={202: {"model": answers.JobShown}},
 )
 async def retry_job(request: Request, job_id: JobId) -> Response:
     return await _passed(request, OPERATOR, "PUT", f"/v1/admin/jobs/{job_id}/retry")
 
 
-@admin_router.put("/{job_id}/cancel", summary="Cancel a job of any tenant", response_class=Response)
+@admin_router.put(
+    "/{job_id}/cancel",
+    summary="Cancel a job of any tenant",
+    response_class=Response,
+    responses={200: {"model": answers.JobShown}},
+)
 async def cancel_any_job(request: Request, job_id: JobId) -> Response:
     return await _passed(request, OPERATOR, "PUT", f"/v1/admin/jobs/{job_id}/cancel")
 
@@ -196,10 +215,13 @@ async def _passed(  # noqa: PLR0913  # an HTTP request, most by keyword
             headers=headers,
             patience_s=patience_s,
         )
-    return _answer(answer)
+    return _answer(request, answer)
 
 
-def _answer(response: httpx2.Response) -> Response:
+def _answer(request: Request, response: httpx2.Response) -> Response:
+    decision: Decision | None = request.scope["state"].get("decision")  # an operator's request has none
+    if decision is not None:
+        decision.note("status", response.status_code)
     headers = {name: response.headers[name] for name in _PASSED_ON if name in response.headers}
     return Response(response.content, response.status_code, headers, media_type=wire.JSON)
 

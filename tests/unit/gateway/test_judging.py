@@ -5,7 +5,8 @@ import pytest
 from common.errors import InvalidRequest
 from gateway.call import CHAT, EMBEDDINGS
 from gateway.idempotency.keyed_requests import key_in
-from gateway.jobs.submissions import GENERATE, judge, prefers_async
+from gateway.jobs.submissions import prefers_async
+from gateway.judging import GENERATE, NOT_ONE_TEXT, judge
 from support.bad_input import CHAT as GOOD
 
 
@@ -43,3 +44,22 @@ def test_a_key_of_visible_ascii_goes_on_and_any_other_does_not() -> None:
     for key in ("", "a" * 256, "a b", "ä", "a\x7f"):
         with pytest.raises(InvalidRequest):
             key_in({"idempotency-key": key})
+
+
+@pytest.mark.parametrize("name", NOT_ONE_TEXT)
+def test_what_has_no_place_in_one_text_is_refused_by_its_name(name: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        judge(GENERATE, {"prompt": "x", name: ["y"]}, default_model="m")
+    assert (refused.value.param, refused.value.code) == (name, "unsupported_parameter")
+
+
+@pytest.mark.parametrize("n", [0, 2, "1", True, 1.0])
+def test_a_prompt_has_one_answer(n: object) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        judge(GENERATE, {"prompt": "x", "n": n}, default_model="m")
+    assert refused.value.param == "n"
+
+
+def test_what_asks_for_nothing_more_than_one_text_is_taken() -> None:
+    plain = {"n": 1, "stream": False, "tools": None, "logprobs": False, "max_tokens": 5, "stop": "x", "unknown": 1}
+    assert judge(GENERATE, {"prompt": "x", **plain}, default_model="m").body["max_tokens"] == 5

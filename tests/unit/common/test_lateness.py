@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from gateway.lateness import answered_within
+from common.lateness import answered_within
 
 BOUND_S = 5
 TURNS = 3

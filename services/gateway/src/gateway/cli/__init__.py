@@ -1,0 +1,1 @@
+"""The command line of administration, over the admin API of a gateway."""
