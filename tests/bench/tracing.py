@@ -19,19 +19,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx2
+from fastapi import APIRouter, Response
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, use_span
 
 from common.health import Health
 from common.middleware import RequestScope
+from common.service import frame
 from common.telemetry.client_spans import ClientSpans
 from common.telemetry.server_spans import ServerSpans
 from common.telemetry.span_export import ExportingProvider
 from common.telemetry.spans import StoreSpans
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     Work = Callable[[], Awaitable[None]]
@@ -40,6 +43,7 @@ _ROUNDS = 15
 _TIMES = 500
 _SHARES = (0, 1)
 _SINK_S = 10
+_PATH = "/v1/chat/completions"
 
 
 def main() -> None:
@@ -80,43 +84,55 @@ def _within(at: int) -> NonRecordingSpan:
 
 
 def _edge(provider: ExportingProvider | None) -> Work:
-    return _request(provider, is_edge=True)
+    router = APIRouter()
+
+    @router.post(_PATH)
+    async def answer() -> Response:
+        return Response()
+
+    return _request(
+        frame("bench", lifespan=_opens_nothing, health=Health(), routers=[router], tracer_provider=provider, edge=True)
+    )
 
 
 def _inner(provider: ExportingProvider | None) -> Work:
-    return _request(provider, is_edge=False)
-
-
-def _request(provider: ExportingProvider | None, *, is_edge: bool) -> Work:
     class Route:
-        path = "/v1/chat/completions"
+        path = _PATH
 
     async def app(scope: Scope, _: Receive, send: Send) -> None:
         scope["route"] = Route
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
+    whole: ASGIApp = RequestScope(app, health=Health())
+    if provider is None:
+        return _request(whole)
+    traceparent = b"00-%032x-%016x-0%d" % (1, 1, _share_of(provider))
+    return _request(ServerSpans(whole, provider=provider), (b"traceparent", traceparent))
+
+
+def _request(app: ASGIApp, *more: tuple[bytes, bytes]) -> Work:
     async def receive() -> Message:
-        return {"type": "http.request"}
+        return {"type": "http.request", "body": b""}
 
     async def send(_: Message) -> None:
         pass
 
-    whole: ASGIApp = RequestScope(app, health=Health(), edge=is_edge)
     headers = [(f"x-header-{number}".encode(), b"value") for number in range(10)]
-    if provider is not None:
-        whole = ServerSpans(whole, provider=provider, is_ours=(lambda _: False) if is_edge else None)
-        if not is_edge:
-            headers.append((b"traceparent", b"00-%032x-%016x-0%d" % (1, 1, _share_of(provider))))
     scope = {
-        "type": "http", "method": "POST", "path": Route.path, "scheme": "http", "http_version": "1.1",
-        "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 50_000), "headers": headers,
+        "type": "http", "method": "POST", "path": _PATH, "scheme": "http", "http_version": "1.1", "root_path": "",
+        "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 50_000), "headers": [*headers, *more], "query_string": b"",
     }  # fmt: skip
 
     async def once() -> None:
-        await whole(scope | {"state": {}}, receive, send)
+        await app(scope | {"state": {}}, receive, send)
 
     return once
+
+
+@contextlib.asynccontextmanager
+async def _opens_nothing(_: FastAPI) -> AsyncIterator[None]:
+    yield
 
 
 def _call(provider: ExportingProvider | None) -> Work:

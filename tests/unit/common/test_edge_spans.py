@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 import httpx2
@@ -13,6 +14,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from common.errors import Overloaded
 from common.health import Health
 from common.service import frame
+from common.telemetry.edge_spans import ask_for_stable_names
 from support.spans import CALLER, SAMPLED, SPAN, UNSAMPLED, Seen
 
 if TYPE_CHECKING:
@@ -103,7 +105,8 @@ async def test_it_says_what_http_says_and_nothing_that_the_caller_made_up() -> N
     assert shown == {
         "http.request.method": "GET", "http.route": "/v1/things/{name}", "http.response.status_code": 200,
         "url.scheme": "http", "url.path": "/v1/things/a", "network.protocol.version": "1.1",
-        "server.address": "edge", "server.port": 0, "client.address": "127.0.0.1", "client.port": 123,
+        "server.address": "edge", "client.address": "127.0.0.1", "client.port": 123,
+        "url.query": "", "user_agent.original": "",
         "spillway.request.id": answer.headers["x-request-id"], "spillway.decision.status": 200,
     }  # fmt: skip
 
@@ -125,6 +128,18 @@ async def test_health_has_no_spans() -> None:
     seen = Seen()
     await ask(seen, "/livez")
     assert seen.spans == []
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [("", "http"), ("gen_ai_latest_experimental", "gen_ai_latest_experimental,http"), ("http/dup", "http")],
+)
+def test_the_names_are_the_stable_ones_whatever_else_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, given: str, asked: str
+) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", given)
+    ask_for_stable_names()
+    assert os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] == asked
 
 
 async def test_a_long_path_is_cut() -> None:

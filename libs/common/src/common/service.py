@@ -70,8 +70,12 @@ def frame(  # noqa: PLR0913  # a name and six parts, all but it by keyword
     app.state.refusals = refusals
     errors.install(app, refusals, note_error)
     app.add_middleware(RequestScope, health=health, edge=edge, metrics=of_requests)
-    if tracer_provider is not None:  # around all of it: the last that is added is the outermost
-        app.add_middleware(ServerSpans, provider=tracer_provider, is_ours=is_ours if edge else None)
+    if tracer_provider is not None and edge:
+        from common.telemetry import edge_spans  # noqa: PLC0415  # brings the SDK along
+
+        edge_spans.instrument(app, tracer_provider, is_ours=is_ours)
+    elif tracer_provider is not None:  # around all of it: the last that is added is the outermost
+        app.add_middleware(ServerSpans, provider=tracer_provider)
     for router in (health.router(), *routers):
         app.include_router(router)
     if shedder is not None:
