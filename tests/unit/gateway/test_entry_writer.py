@@ -80,7 +80,7 @@ async def test_more_bytes_than_may_wait_are_dropped_and_counted(service: CacheSe
     assert writer.put(NAME, b"small", identity=ALICE)
     async with writer.writing(BOUND_S):
         pass
-    assert writer.put(NAME, bytes(1_000), identity=ALICE)
+    assert writer.put(NAME, bytes(900), identity=ALICE)
     assert writer.dropped == 1
 
 

@@ -4,12 +4,13 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gateway.caching.fingerprint import MODEL_DIGITS, NEUTRAL, fingerprint, model_digits
 from gateway.caching.sealing import Sealer
 from gateway.call import CHAT, EMBEDDINGS
+from support.chaos import times
 
 SECRET = b"a key of thirty-two bytes, no more"
 BODY: dict[str, Any] = {
@@ -92,6 +93,8 @@ def shuffled(value: Any) -> Any:
     return [shuffled(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.chaos
+@settings(max_examples=times(100, 20_000))
 @given(body=st.dictionaries(SHAPING, VALUES, max_size=5), field=SHAPING, value=VALUES)
 def test_any_change_of_a_field_that_shapes_the_answer_changes_the_name(
     body: dict[str, Any], field: str, value: Any
