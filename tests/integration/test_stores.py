@@ -38,3 +38,16 @@ async def test_a_frozen_store_ends_a_call_of_any_size(tmp_path: Path) -> None:
                     await client.set("name", value)
         server.thaw()
         await stores.close(client)
+
+
+async def test_who_listens_waits_as_long_as_it_says_and_is_not_cut_off(state_store: Valkey) -> None:
+    client = stores.connect(state_store.url, call_timeout_s=0.05)
+    async with asyncio.timeout(10), client.pubsub(ignore_subscribe_messages=True) as subscription:
+        await subscription.subscribe("channel")
+        while await subscription.get_message(timeout=0.5) is not None:
+            pass
+        await client.publish("channel", "news")
+        message = await subscription.get_message(timeout=0.5)
+        assert message is not None
+        assert message["data"] == b"news"
+    await stores.close(client)

@@ -58,6 +58,8 @@ class _Patient(Connection):
             raise TimeoutError from None
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("timeout") is not None:  # a subscriber's, who waits for what others may say
+            return await super().read_response(*args, **kwargs)
         try:
             async with answered_within(self.call_timeout_s):
                 return await super().read_response(*args, **kwargs)
