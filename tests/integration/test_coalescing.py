@@ -137,7 +137,7 @@ async def test_those_who_come_in_mid_stream_get_what_was_sent_so_far_and_then_ea
 async def test_streamed_and_whole_requests_share_one_call(
     stack: Platform, gateways: list[Replica], callers: Crowd, prompt: str, leader_streams: bool
 ) -> None:
-    prompt += f" {leader_streams} [[sim ttft_ms=600 tokens=10]]"
+    prompt += f" {leader_streams} [[sim ttft_ms=1500 tokens=10]]"
     leading = asyncio.create_task(callers.ask(gateways[0].url, chat(prompt, stream=leader_streams)))
     await asked(stack, prompt)
     stream, whole = await asyncio.gather(

@@ -72,14 +72,14 @@ def test_an_answer_that_was_judged_before_the_limits_has_an_account_too(stack: P
     key = limited_key(stack, limits={"requests_per_minute": 60})
     answer = key.post({"model": "sim-small"})
     assert answer.status_code == 400
-    assert decided(answer) == {"key": key.id}
+    assert decided(answer) == {"status": "400", "outcome": "invalid_value", "key": key.id}
 
 
-def test_a_caller_without_a_key_has_no_account(stack: Platform) -> None:
+def test_a_caller_without_a_key_is_told_why_in_the_account_too(stack: Platform) -> None:
     with stack.http("sw_live_nonsense") as http:
         answer = http.post("/v1/chat/completions", json=chat("hi"))
     assert answer.status_code == 401
-    assert "x-spillway-decision" not in answer.headers
+    assert decided(answer) == {"status": "401", "outcome": "invalid_api_key"}
 
 
 def test_usage_is_asked_for_by_days_that_are_some(stack: Platform) -> None:
