@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from common.stores import is_reachable
 from gateway.caching.sealing import Sealer
 from gateway.errors import StoreUnavailableError
+from gateway.idempotency.errors import RecordLostError
 from gateway.idempotency.records import PREFIX, Keeping, Records
 from gateway.store_breaker import StoreBreaker
 from support.clock import Clock
@@ -140,9 +141,14 @@ class RecordMachine(RuleBasedStateMachine):
     @rule(name=NAMES, owner=OWNERS, size=st.sampled_from([1, 600, 1_500, 2_001]))
     def finish(self, name: str, owner: str, size: int) -> None:
         answer = owner.encode().ljust(size, b".")
-        is_kept = self.do(self.records.finish(name, owner=owner, tenant=tenant_of(name), answer=answer))
         record = self.model.get(name)
-        if record is None or record.owner != owner:
+        finishing = self.records.finish(name, owner=owner, tenant=tenant_of(name), answer=answer)
+        if record is not None and record.owner != owner:
+            with pytest.raises(RecordLostError):
+                self.do(finishing)
+            return
+        is_kept = self.do(finishing)
+        if record is None:
             assert not is_kept
             return
         if record.answer is not None:

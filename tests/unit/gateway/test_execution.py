@@ -8,7 +8,9 @@ from typing import Any, cast
 from starlette.responses import Response
 
 from gateway.access.keys import Limits, Policy
+from gateway.idempotency.errors import RecordLostError
 from gateway.idempotency.execution import Execution
+from gateway.idempotency.recording import Recorded
 from gateway.idempotency.records import Claim, Keeping, Records
 from gateway.idempotency.run import Follower
 from support.limits import call_under
@@ -59,3 +61,32 @@ async def test_an_answer_is_given_although_the_store_client_swallowed_the_end_of
         outcome = await execution.run()
     assert (outcome.recorded.status, outcome.recorded.body) == (200, b"{}")
     assert records.finished.endswith(b"{}")
+
+
+class Taken(Deaf):
+    """Records of one whose lease ran out while it was frozen: somebody else has finished meanwhile."""
+
+    def __init__(self, theirs: bytes) -> None:
+        super().__init__()
+        self.keeping = Keeping(lease_s=3 * BOUND_S)
+        self.claims = [Claim("claimed"), Claim("running", lease_left_s=1), Claim("done", answer=theirs)]
+
+    async def claim(self, *_: Any, **__: Any) -> Claim:
+        return self.claims.pop(0)
+
+    async def finish(self, *_: Any, **__: Any) -> bool:
+        raise RecordLostError
+
+
+async def test_an_answer_that_comes_after_the_record_was_lost_gives_way_to_the_new_owners() -> None:
+    theirs = Recorded(200, {"content-type": "application/json"}, b'{"whose": "theirs"}')
+
+    async def answer(_: object) -> Response:
+        return Response(b'{"whose": "mine"}', media_type="application/json")
+
+    records = Taken(theirs.to_bytes())
+    execution = Execution("name", "body", tenant="alice", records=cast("Records", records))
+    execution.join(Follower(call_under(Policy(Limits(), Limits())), answer))
+    async with asyncio.timeout(BOUND_S):
+        outcome = await execution.run()
+    assert outcome.recorded.body == theirs.body

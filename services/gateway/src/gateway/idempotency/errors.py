@@ -32,3 +32,7 @@ class AnswerNotKept(InvalidRequest):
     status = 409
     code = "idempotency_answer_not_kept"
     default_headers: ClassVar[Mapping[str, str]] = wire.FINAL
+
+
+class RecordLostError(Exception):
+    """The lease ran out, and somebody else took the record. No caller sees it."""

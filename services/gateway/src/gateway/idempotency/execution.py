@@ -16,7 +16,7 @@ from common.background import running
 from common.errors import ClientGone, UpstreamFailed
 from gateway.caching.sealing import SealBrokenError
 from gateway.errors import StoreUnavailableError
-from gateway.idempotency.errors import AnswerNotKept, IdempotencyKeyReused
+from gateway.idempotency.errors import AnswerNotKept, IdempotencyKeyReused, RecordLostError
 from gateway.idempotency.recording import Recorded
 from gateway.idempotency.run import Follower, Run
 
@@ -136,16 +136,25 @@ class Execution:
             if run.is_stopped and self.is_ending:
                 raise ClientGone("Nobody waits for this answer.")
             if run.is_stopped:
-                if run.maker.own.done():  # it has read a part of the answer that does not count
-                    self.leave(run.maker)
+                self._give_way(run)
                 return None
             if run.recording.is_whole and run.recording.status != _TIMED_OUT:
-                return await self._conclude(run)
+                try:
+                    return await self._conclude(run)
+                except RecordLostError:  # it was frozen, and has not renewed since
+                    self._owns = False
+                    self._give_way(run)
+                    return None
             # Its stream broke off, or its time is up. The others have heard nothing yet, and may have more time.
             if not run.maker.own.done():
                 run.maker.own.set_result(run.recording)
             self.leave(run.maker)
         raise UpstreamFailed("The answer broke off before its end.", code="stream_interrupted")
+
+    def _give_way(self, run: Run) -> None:
+        """To the answer of the record's new owner."""
+        if run.maker.own.done():  # it has read a part of the answer that does not count
+            self.leave(run.maker)
 
     async def _hold(self, run: Run) -> None:
         """Renew the lease; stop the run when it is lost, and when nobody waits any more, here or elsewhere.

@@ -7,7 +7,7 @@
 --         most bytes of the tenant, most bytes of all, now (ms; empty: the server's clock)
 -- Also deletes records of the same tenant, whose keys are KEYS[1] with another name (same hash tag, so same slot).
 --
--- Reply   {ok} | {lost}: the record is another's, or gone | {full}: not kept, and released. Finishing again is {ok}.
+-- Reply   {ok} | {lost}: the record is another's | {gone} | {full}: not kept, and released. Finishing again is {ok}.
 local now = tonumber(ARGV[8])
 if not now then
   local time = redis.call('TIME')
@@ -39,7 +39,9 @@ local function forget(member)
 end
 
 local state, owner = unpack(redis.call('HMGET', KEYS[1], 'state', 'owner'))
-if owner ~= ARGV[1] then
+if not owner then
+  return {'gone'}
+elseif owner ~= ARGV[1] then
   return {'lost'}
 elseif state == 'done' then
   return {'ok'}

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from common.telemetry.spans import UNTRACED, StoreSpans
 from gateway.errors import StoreUnavailableError
+from gateway.idempotency.errors import RecordLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +101,10 @@ class Records:
         return reply[1] / 1000 if reply[1] >= 0 else float("inf")
 
     async def finish(self, name: str, *, owner: str, tenant: str, answer: bytes) -> bool:
-        """Keep `answer`, or if it is too large, that there was one; empty: it is. Whether anything is kept."""
+        """Keep `answer`, or if it is too large, that there was one; empty: it is. Whether anything is kept.
+
+        Raises `RecordLostError`: another's answer counts.
+        """
         keys = [_record(name), PREFIX + "kept", f"{PREFIX}kept:{tenant}", PREFIX + "bytes"]
         keeping = self.keeping
         is_kept = 0 < len(answer) <= keeping.max_answer_bytes
@@ -110,6 +114,8 @@ class Records:
             reply = await self._run(
                 self._finish, keys, owner, sealed, keep_ms, tenant, name, keeping.tenant_bytes, keeping.total_bytes
             )
+        if reply[0] == b"lost":
+            raise RecordLostError
         return bool(reply[0] == b"ok")
 
     async def release(self, name: str, *, owner: str) -> None:
