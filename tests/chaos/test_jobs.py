@@ -156,7 +156,7 @@ def client(http: httpx2.Client, seed: int, history: History, number: int, stoppi
                 if chosen.random() < 0.8:  # else: as if the answer had been lost, once more
                     break
             stopping.wait(0.1)
-        if mine := [known for name, known in list(history.promised.items()) if name.startswith(f"c{number}-")]:
+        if mine := [known for name, known in history.promised.copy().items() if name.startswith(f"c{number}-")]:
             history.see(show(http, chosen.choice(mine)))
 
 
