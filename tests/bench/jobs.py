@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[0] = str(Path(__file__).parents[1])  # for what it was, this file is `jobs`
 
-from bench.stack import _cpu_ms
-from common.http_client import create_client
-from e2e.up_process import UpProcess
+from bench.stack import _cpu_ms  # noqa: E402  # found through the line above
+from common.http_client import create_client  # noqa: E402  # as above
+from e2e.up_process import UpProcess  # noqa: E402  # as above
 
 PARTS = ("gateway", "inference", "cache", "jobs", "jobs.worker")
 SAMPLING = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"}
