@@ -8,19 +8,13 @@ two `Authorization` and HTTP/0.9 are accepted.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from common.guard.door import Door
 from common.guard.refusals import RefusedError, bad_request, head_too_large, method_not_allowed, refusal
-
-if TYPE_CHECKING:
-    import asyncio
-
-    from uvicorn import Config
-    from uvicorn.server import ServerState
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100
@@ -45,14 +39,8 @@ class HeadReader(HttpToolsProtocol):
 
     door: ClassVar[Door] = Door()
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._refusal: bytes | None = None
         self._in_head = True
         """The next thing to come is a head, or more of one."""

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.types import ASGIApp
-    from uvicorn import Config
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-    from uvicorn.server import ServerState
 
 LINGER_S = 2
 """How long what a refused client still sends is thrown away: to close over unread bytes is a reset, which may overtake
@@ -55,14 +53,8 @@ class HttpGuard(ChunkReader):
     most_connections: ClassVar[int] = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
     """The other half of the descriptors is for the connections that this service opens itself."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
         self._is_over = False
         """Refused: whatever arrives is thrown away."""

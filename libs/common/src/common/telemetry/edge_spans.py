@@ -103,10 +103,10 @@ class Door:
             return
         state = scope.setdefault("state", {})
         state["send"] = send
-        told = trace_context.parsed(traceparent) if (traceparent := _value(scope, b"traceparent")) else None
-        if told is not None and self._is_ours(_value(scope, b"authorization")):
+        told = trace_context.told_by(scope)
+        if told is not None and self._is_ours(trace_context.header(scope, b"authorization")):
             goes_on = not self._follows or told.trace_flags.sampled
-            trace_id, state["parent"] = told.trace_id, trace_context.parsed(traceparent, [_value(scope, b"tracestate")])
+            trace_id, state["parent"] = told.trace_id, trace_context.told_by(scope, with_state=True)
         else:
             trace_id, state["caller"] = self._ids.generate_trace_id(), told
             goes_on = self._is_sampled(trace_id, scope["method"])
@@ -155,11 +155,3 @@ def _enter(span: trace.Span, scope: dict[str, Any]) -> None:
     caller = scope["state"].get("caller")
     if caller is not None:
         span.add_link(caller, {conventions.LINK: "caller"})
-
-
-def _value(scope: Scope, wanted: bytes) -> str:
-    """Of a request's header, "" without it."""
-    for name, value in scope["headers"]:
-        if name == wanted:
-            return str(value, "latin-1")
-    return ""

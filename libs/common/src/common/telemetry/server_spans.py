@@ -50,12 +50,11 @@ class ServerSpans:
         finally:
             otel_context.detach(token)
             if span.is_recording():
-                self._describe(span, scope)
+                _describe(span, scope)
                 span.end()
 
     def _begin(self, scope: Scope) -> Span:
-        method, traceparent = known_method(scope["method"]), _value(scope, b"traceparent")
-        told = trace_context.parsed(traceparent) if traceparent else None
+        method, told = known_method(scope["method"]), trace_context.told_by(scope)
         if told is None:
             return self._tracer.start_span(method, _NOBODYS, SpanKind.SERVER)
         if self._follows and not told.trace_flags.sampled:  # the sampler would say so too, and the SDK ask it at length
@@ -63,31 +62,24 @@ class ServerSpans:
         origin = trace.set_span_in_context(NonRecordingSpan(told), _NOBODYS)
         return self._tracer.start_span(method, origin, SpanKind.SERVER)
 
-    def _describe(self, span: Span, scope: Scope) -> None:
-        method = known_method(scope["method"])
-        host, port = scope.get("server") or ("", 0)
-        attributes: dict[str, str | int] = {
-            conventions.HTTP_METHOD: method,
-            conventions.URL_SCHEME: scope["scheme"],
-            conventions.URL_PATH: scope["path"][:_LONGEST_PATH],
-            conventions.SERVER_ADDRESS: host,
-            conventions.SERVER_PORT: port or 0,
-            conventions.PROTOCOL_VERSION: scope["http_version"],
-        }
-        if route := route_of(scope):
-            attributes[conventions.HTTP_ROUTE] = route
-            span.update_name(f"{method} {route}")
-        if status := scope.get("state", {}).get("status", 0):
-            attributes[conventions.HTTP_STATUS] = status
-        if status >= _LEAST_ERROR:
-            attributes[conventions.ERROR_TYPE] = str(status)
-            span.set_status(Status(StatusCode.ERROR))
-        span.set_attributes(attributes)
 
-
-def _value(scope: Scope, wanted: bytes) -> str:
-    """Of a request's header, "" without it."""
-    for name, value in scope["headers"]:
-        if name == wanted:
-            return str(value, "latin-1")
-    return ""
+def _describe(span: Span, scope: Scope) -> None:
+    method = known_method(scope["method"])
+    host, port = scope.get("server") or ("", 0)
+    attributes: dict[str, str | int] = {
+        conventions.HTTP_METHOD: method,
+        conventions.URL_SCHEME: scope["scheme"],
+        conventions.URL_PATH: scope["path"][:_LONGEST_PATH],
+        conventions.SERVER_ADDRESS: host,
+        conventions.SERVER_PORT: port or 0,
+        conventions.PROTOCOL_VERSION: scope["http_version"],
+    }
+    if route := route_of(scope):
+        attributes[conventions.HTTP_ROUTE] = route
+        span.update_name(f"{method} {route}")
+    if status := scope.get("state", {}).get("status", 0):
+        attributes[conventions.HTTP_STATUS] = status
+    if status >= _LEAST_ERROR:
+        attributes[conventions.ERROR_TYPE] = str(status)
+        span.set_status(Status(StatusCode.ERROR))
+    span.set_attributes(attributes)

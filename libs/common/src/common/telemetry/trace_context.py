@@ -15,11 +15,21 @@ from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from starlette.types import Scope
+
 HEADER = "traceparent"
 STATE_HEADER = "tracestate"
 _FORM = re.compile(r"[ \t]*(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?[ \t]*")
 _FIRST_VERSION = "00"
 _FLAGS = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
+
+
+def header(scope: Scope, wanted: bytes) -> str:
+    """What a request says under that name, "" if nothing."""
+    for name, value in scope["headers"]:
+        if name == wanted:
+            return str(value, "latin-1")
+    return ""
 
 
 def parsed(traceparent: str, tracestate: Sequence[str] = ()) -> SpanContext | None:
@@ -33,6 +43,13 @@ def parsed(traceparent: str, tracestate: Sequence[str] = ()) -> SpanContext | No
     state = TraceState.from_header([*tracestate]) if tracestate else None
     context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16) & _FLAGS), state)  # noqa: FBT003  # is remote; positional because it is hot
     return context if context.is_valid else None
+
+
+def told_by(scope: Scope, *, with_state: bool = False) -> SpanContext | None:
+    """The span that a request's caller says it is in."""
+    traceparent = header(scope, b"traceparent")
+    state = [header(scope, b"tracestate")] if with_state else []
+    return parsed(traceparent, state) if traceparent else None
 
 
 def traceparent() -> str:
