@@ -12,7 +12,7 @@ from common.errors import NotFound
 from gateway import admin_answers as answers
 from gateway.access import audit, key_store
 from gateway.access.records import TenantRecord
-from gateway.admin_requests import TenantChange, TenantRequest
+from gateway.admin_requests import TenantChange, TenantName, TenantRequest
 from gateway.dependencies import Administrator, JsonBody, acceptable_content, administrator, state_of
 from gateway.errors import AlreadyDeclared
 from gateway.requests import check
@@ -25,7 +25,7 @@ router = APIRouter(
     dependencies=[Depends(acceptable_content), Depends(administrator)],
     responses=ERRORS,
 )
-Tenant = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Tenant = Annotated[TenantName, Path()]
 
 
 @router.get(

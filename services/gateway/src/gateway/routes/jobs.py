@@ -15,6 +15,7 @@ from common.errors import InvalidRequest, ServiceError
 from common.identity import HopIdentity
 from common.streams.event_stream import EventStream
 from gateway import admin_answers as answers
+from gateway.admin_requests import TenantName
 from gateway.call import Call
 from gateway.decision import Decision
 from gateway.dependencies import (
@@ -147,7 +148,7 @@ async def submit_instead(request: Request, calls: CallFactory, endpoint: str, bo
 async def list_all_jobs(
     request: Request,
     state: Annotated[State | Literal["dead", "open", "all"], Query()] = "dead",
-    tenant: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = None,
+    tenant: TenantName | None = None,
     limit: Limit = 20,
     after: After = None,
 ) -> Response:
