@@ -19,6 +19,7 @@ from common import stores
 from devstack import capacity, costs
 from devstack.capacity import Load
 from devstack.errors import CommandError
+from gateway.caching import entry_writer
 from gateway.limits import ledger, settling
 
 SCALING = (Path(__file__).parents[3] / "docs" / "scaling.md").read_text()
@@ -138,10 +139,10 @@ def test_a_store_holds_what_came_in_for_as_long_as_it_is_kept() -> None:
         "limits": 5 * 300 * 100 + 10 * 400 * 240,
         "cache": 10 * 3_600 * 1_030,
     }
-    streams = Load(requests_per_s=10, hit_ratio=0, stream_share=1, chunks=40_000)
-    assert needs(streams)["cache store"].memory_mb > 8_000
-    too_large = dataclasses.replace(streams, chunks=50_000)
-    assert needs(too_large)["cache store"].memory_mb < 1_000
+    streams = Load(requests_per_s=10, hit_ratio=0, stream_share=1, chunks=7_800)
+    assert needs(streams)["cache store"].memory_mb > 1_700
+    too_large = dataclasses.replace(streams, chunks=7_900)
+    assert needs(too_large)["cache store"].memory_mb < 500
 
 
 def test_bounds_of_the_model_are_those_of_the_settings() -> None:
@@ -151,6 +152,7 @@ def test_bounds_of_the_model_are_those_of_the_settings() -> None:
     } == costs.MOST_OPEN
     of_gateway = {name: field.default for name, field in gateway.settings.Settings.model_fields.items()}
     assert (of_gateway["entry_ttl_s"], of_gateway["max_entry_bytes"]) == (costs.ENTRY_LIFE_S, costs.MOST_ENTRY_BYTES)
+    assert entry_writer.MOST_SHRINKING * costs.MOST_ENTRY_BYTES == costs.MOST_EVENTS_BYTES
     assert jobs.settings.Settings.model_fields["keep_s"].default == costs.JOB_LIFE_S
     assert (ledger.KEPT_S, settling.MARK_LIFE_S) == (costs.USAGE_DAYS * 86_400, costs.MARK_LIFE_S)
     assert LEASE_MS == costs.FLIGHT_LEFT_S * 1_000

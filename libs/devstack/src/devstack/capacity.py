@@ -176,10 +176,12 @@ def _kept_bytes(store: str, load: Load) -> float:
     if store == "limits":
         marks = (load.rate - rates["job"]) * costs.MARK_LIFE_S * costs.MARK_BYTES
         return marks + load.keys * costs.USAGE_DAYS * costs.USAGE_BYTES
-    kept = rates["stream"] * (load.stream_s + costs.FLIGHT_LEFT_S) * _of_tokens(costs.ENTRY_BYTES["stream"], load)
+    events = _of_tokens(costs.FLIGHT_BYTES, load)
+    kept = rates["stream"] * (load.stream_s + costs.FLIGHT_LEFT_S) * events
     for kind, size in costs.ENTRY_BYTES.items():
         entry = _of_tokens(size, load)
-        kept += rates[kind] * costs.ENTRY_LIFE_S * entry if entry <= costs.MOST_ENTRY_BYTES else 0
+        is_kept = entry <= costs.MOST_ENTRY_BYTES and (kind != "stream" or events <= costs.MOST_EVENTS_BYTES)
+        kept += rates[kind] * costs.ENTRY_LIFE_S * entry if is_kept else 0
     return kept
 
 

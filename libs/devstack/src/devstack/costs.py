@@ -85,8 +85,12 @@ STORE_CONNECTION_KB = 17
 """Of one that is in use, its buffers included."""
 ENTRY_BYTES: Mapping[Kind, tuple[float, float]] = {"miss": (500, 5.3), "stream": (450, 6.4)}
 """In the cache: of a stored answer, and more for each token of it, which of a stream are its events, deflated."""
+FLIGHT_BYTES = (400, 267)
+"""Of a stream that is under way, or has just ended: its events as they came, for its followers."""
 MOST_ENTRY_BYTES = 256 * 1024
-"""A larger answer is not stored. Source: GATEWAY_MAX_ENTRY_BYTES, as the next: GATEWAY_ENTRY_TTL_S."""
+"""A larger answer is not stored. Source: GATEWAY_MAX_ENTRY_BYTES, as ENTRY_LIFE_S: GATEWAY_ENTRY_TTL_S."""
+MOST_EVENTS_BYTES = 8 * MOST_ENTRY_BYTES
+"""Nor is a stream of more. Source: gateway.caching.entry_writer."""
 ENTRY_LIFE_S = 3_600
 FLIGHT_LEFT_S = 5
 """So long a stream's events are kept for its followers after its end. Source: cache.flights."""
